@@ -1,0 +1,1 @@
+"""SGMA in JAX: semantic segmentation of remote-sensing scenes with missing sensors (arXiv 2603.02505)."""

@@ -1,0 +1,143 @@
+"""The `sgma` command: train, evaluate, inspect."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import runpy
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from sgma_jax.config import TrainConfig, check
+from sgma_jax.errors import InputError, one_line_errors
+
+USAGE = """usage: sgma COMMAND ...
+
+  sgma train PRESET --workdir RUN [--data.path DATA] [--FIELD VALUE ...]   train, or continue RUN where it stopped
+  sgma evaluate RUN [--split test] [--missing skip|zero] [--pictures N]    score RUN on every subset of its sensors
+  sgma inspect PRESET [--size 512] [--json]                                parameters and multiply-adds by part
+
+PRESET is a Python file with `config = TrainConfig(...)`, such as experiments/demo.py. `sgma COMMAND --help` says more."""
+
+
+def load_preset(path: Path) -> TrainConfig:
+    """The `config` of a preset; InputError where the file has none."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such preset. Give a Python file with `config = TrainConfig(...)`, such as experiments/demo.py.")
+    try:
+        config = runpy.run_path(str(path)).get("config")
+    except Exception as error:
+        raise InputError(f"{path}: the preset cannot be run ({type(error).__name__}: {error}); correct the file.") from error
+    if not isinstance(config, TrainConfig):
+        raise InputError(f"{path}: the preset defines no `config = TrainConfig(...)`; add it.")
+    return config
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainArguments:
+    """Train a preset, or continue a run where it stopped."""
+
+    workdir: Path
+    """Folder of the run."""
+    stop_after: int | None = None
+    """Stop after this step, with a checkpoint; the same command without it goes on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateArguments:
+    """Score a run on every non-empty subset of its sensors, from its newest checkpoint."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Folder of the run."""
+    split: str = "test"
+    """Split to score."""
+    missing: Literal["skip", "zero"] = "skip"
+    """What absent sensors are: skipped, or zeros after normalisation."""
+    pictures: int = 0
+    """Records of the split to draw, with the prediction of every subset and the robustness maps."""
+    data_path: str | None = None
+    """Where the data set lies now, if not where it was trained from."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InspectArguments:
+    """Count parameters and multiply-adds of a preset's network, from the compiled programs' own cost analysis."""
+
+    preset: Annotated[Path, tyro.conf.Positional]
+    """The preset."""
+    size: int = 512
+    """Side of the image, in pixels."""
+    json: bool = False
+    """Print JSON instead of a table."""
+
+
+def train(arguments: list[str]) -> None:
+    """`sgma train PRESET --workdir RUN --FIELD VALUE ...`: numbers of the preset can be changed, kinds cannot."""
+    if not arguments or arguments[0].startswith("-"):
+        if "--help" in arguments or "-h" in arguments:
+            print(USAGE)
+            return
+        raise InputError("sgma train needs a preset first, such as `sgma train experiments/demo.py --workdir runs/demo`.")
+    preset = load_preset(Path(arguments[0]))
+    own, rest = tyro.cli(TrainArguments, args=arguments[1:], return_unknown_args=True, add_help=False)
+    config = tyro.cli(TrainConfig, default=preset, args=rest, prog=f"sgma train {arguments[0]} --workdir RUN [--stop-after STEP]",
+                      config=(tyro.conf.AvoidSubcommands,))  # fmt: skip
+    _prepare_jax()
+    from sgma_jax.training import fit
+
+    fit(config, own.workdir, stop_after=own.stop_after)
+
+
+def evaluate(arguments: list[str]) -> None:
+    """`sgma evaluate RUN`: writes RUN/evaluation/<split>.json and prints the table."""
+    own = tyro.cli(EvaluateArguments, args=arguments, prog="sgma evaluate")
+    _prepare_jax()
+    from sgma_jax.checkpointing import read_config
+    from sgma_jax.evaluation import evaluate_run
+    from sgma_jax.reporting.tables import print_evaluation
+
+    config = read_config(own.run)
+    if own.data_path:
+        config = dataclasses.replace(config, data=dataclasses.replace(config.data, path=own.data_path))
+    print_evaluation(evaluate_run(own.run, config, own.split, own.missing, own.pictures))
+
+
+def inspect(arguments: list[str]) -> None:
+    """`sgma inspect PRESET`: prints JSON or a table."""
+    own = tyro.cli(InspectArguments, args=arguments, prog="sgma inspect")
+    config = load_preset(own.preset)
+    check(config)
+    _prepare_jax()
+    from sgma_jax.models.inspection import inspect_model
+    from sgma_jax.reporting.tables import print_inspection
+
+    costs = inspect_model(config, own.size)
+    if own.json:
+        print(json.dumps(costs, indent=2))
+    else:
+        print_inspection(costs)
+
+
+def _prepare_jax() -> None:
+    """Keep compiled programs between runs, in the user's cache folder unless JAX is told otherwise."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "sgma_jax"
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
+
+
+COMMANDS = {"train": train, "evaluate": evaluate, "inspect": inspect}
+
+
+@one_line_errors
+def main() -> None:
+    """Run the command that the arguments name."""
+    if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
+        print(USAGE)
+        return
+    if sys.argv[1] not in COMMANDS:
+        raise InputError(f"sgma has no command {sys.argv[1]!r}; it has {', '.join(COMMANDS)}. See sgma --help.")
+    COMMANDS[sys.argv[1]](sys.argv[2:])

@@ -1,0 +1,232 @@
+"""Every choice of a run, as frozen dataclasses. Standard library only.
+
+A preset (`experiments/*.py`) is a Python file with `config = TrainConfig(...)`. Kinds (which encoder, which fusion,
+MAS or not) are chosen there; numbers can be changed on the command line. Tags as in docs/method.md: [P] stated by
+the paper (arXiv 2603.02505), [D] derived from it, [C] our choice where it is silent.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import types
+import typing
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from sgma_jax.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """What is read, and how training samples are made from it."""
+
+    path: str = ""
+    """Folder that a converter of `data_prep` wrote."""
+    modalities: tuple[str, ...]
+    """Sensors that the model sees, in the order of its tables; the converted set must have them all."""
+    bands: tuple[int, ...]
+    """Bands of each sensor, in the same order."""
+    classes: tuple[str, ...]
+    """Names of the classes, in the order of their codes 0, 1, 2, ..."""
+    crop: int = 512
+    """Side of a random training crop, in pixels."""
+    batch_size: int = 16
+    """Training samples in a global batch, over all devices and hosts."""
+    evaluation_batch_size: int = 8
+    """Tiles in a global batch of evaluation."""
+    modality_dropout: float = 0.5
+    """[C] Probability that a sample keeps a random non-empty subset of its sensors instead of all."""
+    augment: bool = True
+    """[C] Random horizontal and vertical flips and quarter turns; one draw for all sensors and the label."""
+    workers: int = 0
+    """Extra processes that prepare batches on each host; 0 prepares them in threads of the training process."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PvtV2Config:
+    """Pyramid Vision Transformer v2 (arXiv 2106.13797), the paper's main encoder [P]."""
+
+    variant: Literal["b0", "b1", "b2", "b3", "b4", "b5"] = "b2"
+    """Row of the table of variants in models/pvt_v2.py."""
+    drop_path_rate: float = 0.1
+    """Stochastic depth of the last block; it grows linearly from 0 at the first (0.1 for b0..b2 in the original recipe)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SemanticGuidedFusionConfig:
+    """SGF of section III: class prototypes, robustness, fusion weighted by it [P]."""
+
+    heads: int = 0
+    """Attention heads at every scale; 0 means [C] 8 where the scale has at least 64 channels, else channels / 8."""
+    prototype_norm: Literal["softmax", "none"] = "softmax"
+    """[C] Normalisation of the class maps over all positions before they weigh the features into prototypes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeanFusionConfig:
+    """The mean of the features of the available sensors: the baseline row of the paper's ablation [P]."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Stem -> shared encoder -> fusion at four scales -> head."""
+
+    encoder: PvtV2Config = field(default_factory=PvtV2Config)
+    """Encoder that all sensors share [P]."""
+    fusion: SemanticGuidedFusionConfig | MeanFusionConfig = field(default_factory=SemanticGuidedFusionConfig)
+    """How the sensors' features become one map."""
+    stem: Literal["replicate", "linear"] = "replicate"
+    """[C] How a sensor with other than 3 bands becomes 3: "replicate" repeats one band, "linear" learns a 1x1 projection."""
+    magnify: int = 1
+    """[C] Factor by which images are enlarged before the encoder, for scenes whose objects span few pixels."""
+    head_width: int = 256
+    """[C] Channels of SegFormer's all-MLP head."""
+    head_dropout: float = 0.1
+    """[C] Dropout before the classifier, as SegFormer has it."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of the computation; parameters, softmaxes, statistics and losses stay float32."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingConfig:
+    """MAS: which sensor of a sample is trained alone, drawn by inverted robustness [P]."""
+
+    decay: float = 0.9
+    """[C] Decay of the table's exponential moving average, per update."""
+    floor: float = 1e-3
+    """[C] Smallest robustness before it is inverted."""
+    granularity: Literal["global", "sample"] = "global"
+    """[C] One row of the table per scale, or one per training record and scale."""
+    lag: int = 1
+    """[C] Steps by which the table is late: the draw for step t knows the results of the steps before t - lag."""
+    loss_weight: float = 1.0
+    """[P] Weight of the branch's cross-entropy."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """AdamW with linear warm-up and polynomial decay [P, section IV-B]."""
+
+    peak_learning_rate: float = 6e-5
+    """[P] Learning rate after the warm-up."""
+    weight_decay: float = 1e-2
+    """[P] Decoupled weight decay, applied to kernels only ([C]: not to biases and norms, as PVT-v2's recipe has it)."""
+    epsilon: float = 1e-8
+    """[P] Adam's epsilon."""
+    decay_power: float = 0.9
+    """[P] Power of the polynomial decay to zero."""
+    warmup_start: float = 0.1
+    """[C] Learning rate at the first step, as a fraction of the peak."""
+    clip_norm: float = 1.0
+    """[C] Largest global norm of the gradient; larger ones are scaled down to it."""
+    fused_loss_weight: float = 2.0
+    """[P] Weight of the fused branch's cross-entropy."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """One experiment, whole."""
+
+    name: str
+    """Short name of the experiment."""
+    data: DataConfig
+    model: ModelConfig = field(default_factory=ModelConfig)
+    sampling: SamplingConfig | None = field(default_factory=SamplingConfig)
+    """Modality-aware sampling, or None for training without its branch."""
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    steps: int
+    """Optimiser steps of the whole run (the paper trains 200 epochs [P]: 200 x records / batch size)."""
+    warmup_steps: int = 0
+    """Steps of linear warm-up (the paper's 10 epochs [P])."""
+    evaluate_every: int = 1000
+    """Steps between evaluations of the validation split; a checkpoint follows each."""
+    log_every: int = 10
+    """Steps between lines of metrics.jsonl."""
+    keep_checkpoints: int = 2
+    """Newest checkpoints that stay on disk."""
+    fsdp: int = 1
+    """Devices over which parameters and optimiser state are sharded; the others replicate."""
+    seed: int = 0
+    """Everything random derives from it."""
+
+
+def check(config: TrainConfig) -> None:
+    """Raise InputError for a configuration that cannot work, naming the field and the way out."""
+    data = config.data
+    if len(set(data.modalities)) != len(data.modalities):
+        raise InputError(f"data.modalities names a sensor twice: {', '.join(data.modalities)}. Name each once.")
+    if not data.modalities or len(data.bands) != len(data.modalities):
+        raise InputError(f"data.bands has {len(data.bands)} entries for {len(data.modalities)} data.modalities; give one per sensor.")
+    if len(data.classes) < 2:
+        raise InputError("data.classes names fewer than two classes; name at least two.")
+    if config.model.stem == "replicate" and (wrong := [b for b in data.bands if b not in (1, 3)]):
+        raise InputError(f'model.stem="replicate" takes sensors of 1 or 3 bands, not {wrong[0]}; use stem="linear" in the preset.')
+    positive = {"data.crop": data.crop, "data.batch_size": data.batch_size, "data.evaluation_batch_size": data.evaluation_batch_size,
+                "steps": config.steps, "evaluate_every": config.evaluate_every, "log_every": config.log_every,
+                "keep_checkpoints": config.keep_checkpoints, "fsdp": config.fsdp, "model.magnify": config.model.magnify}  # fmt: skip
+    for name, value in positive.items():
+        if value < 1:
+            raise InputError(f"{name} is {value}; it must be at least 1.")
+    if not 0 <= config.warmup_steps < config.steps:
+        raise InputError(f"warmup_steps is {config.warmup_steps}; it must lie between 0 and steps ({config.steps}), excluded.")
+    if not 0.0 <= data.modality_dropout <= 1.0:
+        raise InputError(f"data.modality_dropout is {data.modality_dropout}; it is a probability between 0 and 1.")
+    if config.sampling and not (0.0 <= config.sampling.decay < 1.0 and config.sampling.floor > 0.0 and config.sampling.lag >= 0):
+        raise InputError("sampling needs 0 <= decay < 1, floor > 0 and lag >= 0.")
+
+
+def to_json(config: Any) -> str:
+    """The configuration as JSON; where a field could be of several kinds, `kind` names the class."""
+    return json.dumps(_encode(config), indent=2) + "\n"
+
+
+def from_json(text: str, cls: type = TrainConfig) -> Any:
+    """The configuration that `to_json` wrote. Unknown, missing and mistyped fields raise InputError."""
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(f"not valid JSON ({error}); restore the file or train into a new folder.") from error
+    return _decode(value, cls, "config")
+
+
+def differences(left: Any, right: Any, prefix: str = "") -> list[str]:
+    """Dotted names of the fields in which two configurations differ."""
+    if type(left) is not type(right) or not dataclasses.is_dataclass(left):
+        return [] if left == right else [prefix]
+    names = (f.name for f in dataclasses.fields(left))
+    return [d for n in names for d in differences(getattr(left, n), getattr(right, n), f"{prefix}.{n}" if prefix else n)]
+
+
+def _encode(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        fields = {f.name: _encode(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {"kind": type(value).__name__, **fields}
+    return [_encode(v) for v in value] if isinstance(value, tuple) else value
+
+
+def _decode(value: Any, hint: Any, where: str) -> Any:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in args:
+            return None
+        kind = value.get("kind") if isinstance(value, dict) else None
+        for option in args:
+            if dataclasses.is_dataclass(option) and getattr(option, "__name__", None) == kind:
+                return _decode(value, option, where)
+    elif dataclasses.is_dataclass(hint) and isinstance(value, dict):
+        hints = typing.get_type_hints(hint)
+        given = {k: v for k, v in value.items() if k != "kind"}
+        if set(given) != set(hints):
+            wrong = ", ".join(sorted(set(given) ^ set(hints)))
+            raise InputError(f"{where}: fields missing or unknown: {wrong}. It was written by another version; use that one, or train anew.")
+        return hint(**{k: _decode(v, hints[k], f"{where}.{k}") for k, v in given.items()})  # type: ignore[operator]
+    elif origin is tuple and isinstance(value, list):
+        return tuple(_decode(v, args[0], where) for v in value)
+    elif origin is Literal and value in args:
+        return value
+    elif hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    elif isinstance(hint, type) and type(value) is hint:
+        return value
+    raise InputError(f"{where}: {value!r} is not a {getattr(hint, '__name__', hint)}; correct the value.")

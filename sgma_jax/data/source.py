@@ -1,0 +1,76 @@
+"""Random access to a converted data set.
+
+Imports neither jax nor tensorflow: Grain's worker processes open sources, and they must not touch an accelerator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import tensorflow_datasets as tfds
+
+from sgma_jax.data.schema import Example, Schema, from_record, read_manifest
+from sgma_jax.errors import InputError
+
+
+class Source:
+    """The examples of one split, by index. Made by `open_source`; pickled as its arguments."""
+
+    def __init__(self, path: str, split: str, modalities: tuple[str, ...]) -> None:
+        manifest = read_manifest(path)
+        if split not in manifest.splits:
+            raise InputError(f"{path} has no split {split!r}; it has {', '.join(manifest.splits)}.")
+        if manifest.splits[split].records == 0:
+            raise InputError(f"{path}: the split {split!r} is empty. Convert the data again with records in it, or choose another split.")
+        self.path, self.split = path, split
+        self.schema: Schema = manifest.schema.select(modalities)
+        """The sensors selected, in their order."""
+        self.manifest_hash = manifest.manifest_hash
+        self._arguments = (path, split, modalities)
+        self._rows = tuple(manifest.schema.names.index(name) for name in self.schema.names)
+        self._length = manifest.splits[split].records
+        # What is not asked for is not even decompressed.
+        skip = tfds.decode.SkipDecoding()
+        unused = {name: skip for name in manifest.schema.names if name not in self.schema.names}
+        everything = dict.fromkeys(manifest.schema.names, skip)
+        try:
+            builder = tfds.builder_from_directory(str(Path(path) / manifest.builder))
+            self._records: Sequence[Any] = builder.as_data_source(split, decoders={"images": unused})
+            self._ids: Sequence[Any] = builder.as_data_source(split, decoders={"images": everything, "available": skip, "label": skip})
+            found = len(self._records)
+        except Exception as error:  # TFDS and ArrayRecord raise their own kinds for a missing or damaged file
+            raise InputError(f"{path}: the records of split {split!r} cannot be opened ({error}). Convert the data again.") from error
+        if found != self._length:
+            raise InputError(f"{path}: split {split!r} has {found} records, its manifest says {self._length}. Convert the data again.")
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: int) -> Example:
+        return from_record(self._records[self._check(index)], self.schema.names, self._rows)
+
+    def record_id(self, index: int) -> str:
+        """The example's id alone, without reading its pixels."""
+        identity = self._ids[self._check(index)]["id"]
+        return identity.decode() if isinstance(identity, bytes) else str(identity)
+
+    def _check(self, index: int) -> int:
+        if not 0 <= index < self._length:
+            raise IndexError(f"record {index} of split {self.split!r}, which has {self._length}")
+        return int(index)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Source, self._arguments)
+
+    def __repr__(self) -> str:
+        return f"Source({self.path!r}, {self.split!r}, {self.schema.names})"
+
+
+def open_source(path: str | Path, split: str, modalities: Sequence[str] = ()) -> Source:
+    """Open one split of a converted set, with these sensors in this order; no name means all of them.
+
+    Raises InputError where the folder is not a converted set, the split is unknown or empty, or a sensor is unknown.
+    """
+    return Source(str(path), split, tuple(modalities))

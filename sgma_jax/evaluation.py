@@ -1,0 +1,155 @@
+"""Every non-empty subset of the sensors -> scores: exact, over a whole split."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, Bool, Int
+
+from sgma_jax.checkpointing import Checkpoints
+from sgma_jax.config import DataConfig, TrainConfig
+from sgma_jax.data.pipeline import evaluation_batches, open_split, stack
+from sgma_jax.data.source import Source
+from sgma_jax.data.transforms import to_sample
+from sgma_jax.errors import InputError
+from sgma_jax.metrics import confusion_matrix, scores, summarise
+from sgma_jax.modalities import subsets
+from sgma_jax.models.sgma import Sgma, initial_variables, make_model
+from sgma_jax.reporting.atomic import write_atomically
+from sgma_jax.reporting.pictures import scene_picture
+from sgma_jax.reporting.progress import Progress
+from sgma_jax.reporting.provenance import provenance
+from sgma_jax.sharding import check_batch_size, make_mesh, put_batch, replicated, with_sharding
+from sgma_jax.structs import IGNORE, Batch, Outputs
+
+Missing = Literal["skip", "zero"]
+
+
+def predict_subset(
+    model: Sgma, variables: Any, batch: Batch, present: Int[Array, " present"] | Bool[Array, " modality"], missing: Missing
+) -> Outputs:
+    """The model's outputs when only some sensors are there.
+
+    "skip": `present` holds the indices of those that are; the others are not computed. "zero", the other published protocol:
+    `present` is a mask over all modalities; absent ones are zeros after normalisation and take part like any other.
+    """
+    if missing == "skip":
+        skipped: Any = model.apply(variables, batch.images, batch.available, subset=present)
+        return skipped
+    there = batch.available & present[None, :, None, None]
+    images = {m: jnp.where(there[:, i, ..., None], batch.images[m], 0.0) for i, m in enumerate(model.modalities)}
+    outputs: Any = model.apply(variables, images, jnp.ones_like(batch.available))
+    return outputs._replace(answered=there.any(1))
+
+
+def predicted_classes(outputs: Outputs) -> Int[Array, "batch height width"]:
+    """The likeliest class of each pixel, 255 where no sensor saw it."""
+    return jnp.where(outputs.answered, outputs.logits.argmax(-1), IGNORE)
+
+
+class Evaluator:
+    """Scores a model on all subsets; holds the compiled programs, one per number of sensors ("skip") or one ("zero")."""
+
+    def __init__(self, model: Sgma, classes: tuple[str, ...], mesh: Mesh, missing: Missing = "skip") -> None:
+        self.model, self.classes, self.mesh, self.missing = model, classes, mesh, missing
+        self.subsets = subsets(model.modalities)
+
+        def count(variables: Any, batch: Batch, present: Array) -> tuple[Array, Array]:
+            outputs = predict_subset(model, variables, batch, present, missing)
+            labelled = (batch.labels != IGNORE).sum()
+            return confusion_matrix(batch.labels, predicted_classes(outputs), outputs.answered, len(classes)), labelled
+
+        # `present` is an argument, so the shapes alone decide what is compiled: once per number of sensors.
+        self._count = jax.jit(count, out_shardings=replicated(mesh))
+
+    def present(self, subset: tuple[str, ...]) -> np.ndarray:
+        """A subset as the programs take it."""
+        if self.missing == "skip":
+            return np.array([self.model.modalities.index(m) for m in subset], np.int32)
+        return np.array([m in subset for m in self.model.modalities])
+
+    def confusions(
+        self, variables: Any, batches: Iterable[Batch], progress: Callable[[int], None] = lambda done: None
+    ) -> dict[tuple[str, ...], tuple[np.ndarray, int]]:
+        """Per subset, the int64 confusion matrix of the split and the number of its labelled pixels."""
+        totals = {s: (np.zeros((len(self.classes),) * 2, np.int64), 0) for s in self.subsets}
+        for done, batch in enumerate(batches):
+            placed = put_batch(batch, self.mesh)
+            counts = {s: self._count(variables, placed, self.present(s)) for s in self.subsets}
+            for subset, (matrix, labelled) in counts.items():
+                total, pixels = totals[subset]
+                totals[subset] = (total + np.asarray(matrix), pixels + int(labelled))
+            progress(done + 1)
+        return totals
+
+    def report(self, confusions: dict[tuple[str, ...], tuple[np.ndarray, int]], split: str) -> dict[str, Any]:
+        """The evaluation as RUN/evaluation/<split>.json has it, without provenance.
+
+        `coverage` is the share of labelled pixels that a subset's sensors saw at all; the scores are over those.
+        """
+        rows, miou = [], {}
+        for subset, (matrix, labelled) in confusions.items():
+            row = scores(matrix, self.classes)
+            miou[subset] = row["miou"]
+            rows.append({"modalities": list(subset), **row, "coverage": float(matrix.sum() / labelled) if labelled else None})
+        header = {"split": split, "modalities": list(self.model.modalities), "classes": list(self.classes), "missing": self.missing}
+        return {**header, "subsets": rows, **summarise(miou, self.model.modalities)}
+
+
+def evaluate_run(folder: Path, config: TrainConfig, split: str, missing: Missing, pictures: int) -> dict[str, Any]:
+    """Score a run's newest checkpoint on a split; writes RUN/evaluation/<split>.json (and pictures) and returns what it says.
+
+    The file of the "zero" protocol is <split>_zero.json. Raises InputError for a folder that is no run or has no checkpoint.
+    """
+    source = open_split(config.data, split)
+    mesh = make_mesh(1)
+    check_batch_size("data.evaluation_batch_size", config.data.evaluation_batch_size, mesh)
+    checkpoints = Checkpoints(folder, config.keep_checkpoints)
+    step = checkpoints.latest()
+    if step is None:
+        raise InputError(f"{folder} has no checkpoint yet; train it first with `sgma train`.")
+    variables, trained_on = checkpoints.restore_model(step, with_sharding(jax.eval_shape(lambda: initial_variables(config)), mesh))
+    checkpoints.close()
+
+    model = make_model(config)
+    evaluator = Evaluator(model, config.data.classes, mesh, missing)
+    batches = evaluation_batches(config.data, source, process=jax.process_index(), processes=jax.process_count())
+    with Progress(f"evaluating {split}", -(-len(source) // config.data.evaluation_batch_size)) as progress:
+        confusions = evaluator.confusions(variables, batches, progress.update)
+    report = evaluator.report(confusions, split)
+    report["provenance"] = {**provenance(), "checkpoint_step": step, "manifest_hash": source.manifest_hash, "trained_on_manifest_hash": trained_on}
+    name = split if missing == "skip" else f"{split}_{missing}"
+    path = folder / "evaluation" / f"{name}.json"
+    path.parent.mkdir(exist_ok=True)
+    write_atomically(path, (json.dumps(report, indent=2) + "\n").encode())
+    draw_pictures(folder / "pictures", evaluator, variables, source, config.data, pictures)
+    return report
+
+
+def draw_pictures(folder: Path, evaluator: Evaluator, variables: Any, source: Source, config: DataConfig, records: int) -> list[Path]:
+    """Inputs, label, every subset's prediction and the robustness maps of the split's first records, as PNG files."""
+    predict = jax.jit(lambda v, b, p: predict_subset(evaluator.model, v, b, p, evaluator.missing))
+    written = []
+    for number in range(min(records, len(source))):
+        example = source[number]
+        sample = to_sample(example, source.schema, number, np.ones(len(source.schema.modalities), bool))
+        batch = put_batch(stack([sample] * evaluator.mesh.size), evaluator.mesh)
+        outputs = {s: predict(variables, batch, evaluator.present(s)) for s in evaluator.subsets}
+        written += scene_picture(
+            folder / f"{source.split}_{number:03}.png",
+            images=example.images,
+            available=example.available,
+            label=example.label,
+            predictions={s: np.asarray(predicted_classes(o))[0].astype(np.uint8) for s, o in outputs.items()},
+            robustness=[np.asarray(r)[0] for r in outputs[evaluator.subsets[-1]].robustness],
+            classes=config.classes,
+            palette=source.schema.palette,
+        )
+    return written

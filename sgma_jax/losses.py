@@ -1,0 +1,20 @@
+"""Cross-entropy over labelled pixels."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Float, Int
+
+from sgma_jax.structs import IGNORE
+
+
+def cross_entropy(
+    logits: Float[Array, "batch height width classes"],
+    labels: Int[Array, "batch height width"],
+    answered: Bool[Array, "batch height width"],
+) -> Float[Array, ""]:
+    """Mean over the pixels that have a label and an answer; 0 where there is none."""
+    counts = (labels != IGNORE) & answered
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.where(counts, labels, 0))
+    return jnp.where(counts, losses, 0.0).sum() / jnp.maximum(counts.sum(), 1)

@@ -1,0 +1,196 @@
+"""Semantic-Guided Fusion: one fused map and one robustness map per sensor, at one scale.
+
+Section III of arXiv 2603.02505. Tags: [P] the paper, [D] derived, [C] our choice. What is computed here is the cheap exact form
+[D] of docs/method.md; the naive form, written plainly, is the oracle in tests/models/naive_fusion.py.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from sgma_jax.config import SemanticGuidedFusionConfig
+from sgma_jax.models.layers import Kernel, depthwise, masked_softmax
+
+_projection_init = nn.initializers.xavier_uniform()  # [C] as PyTorch's multi-head attention
+_depthwise_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform", in_axis=(0, 1, 2), out_axis=())  # [C] as PyTorch's
+
+
+class Fused(NamedTuple):
+    """What a fusion returns at one scale."""
+
+    features: Float[Array, "batch height width channels"]
+    drawn_features: Float[Array, "batch height width channels"] | None
+    """Those of the drawn modality alone, as if it were the only one (MAS)."""
+    robustness: Float[Array, "batch modality height width"]
+
+
+def semantic_prototypes(
+    class_maps: Float[Array, "batch modality height width classes"],
+    features: Float[Array, "batch modality height width channels"],
+    available: Bool[Array, "batch modality height width"],
+    norm: str,
+) -> Float[Array, "batch classes channels"]:
+    """One vector per class and sample: the features of all available modalities, weighted by the class's maps [P].
+
+    [C] `norm="softmax"` makes the weights of a class sum to 1 over all positions; "none" takes the maps as they are.
+    """
+    mask = available[..., None]
+    class_maps = class_maps.astype(jnp.float32)
+    weights = masked_softmax(class_maps, mask, (1, 2, 3)) if norm == "softmax" else jnp.where(mask, class_maps, 0.0)
+    # Positions are contracted here, so nothing of size pixels x classes x channels exists.
+    return jnp.einsum("bmhwk,bmhwc->bkc", weights.astype(features.dtype), features)
+
+
+def take_drawn(values: Float[Array, "batch modality height width channels"], drawn: Int[Array, " batch"]) -> Array:
+    """Each sample's own modality out of the modality axis."""
+    return jnp.take_along_axis(values, drawn[:, None, None, None, None], axis=1)[:, 0]
+
+
+class Projector(nn.Module):
+    """Modality-specific projector: the sum of three depthwise convolutions, then a pointwise one [P]; no biases [D]."""
+
+    channels: int
+
+    @nn.compact
+    def __call__(self) -> tuple[Float[Array, "11 11 channels"], Float[Array, "channels channels"]]:
+        """The two kernels that it comes down to: convolutions of one input add up as one 11 x 11 kernel does [D]."""
+        merged = jnp.zeros((11, 11, self.channels), jnp.float32)
+        for size in (11, 7, 3):
+            kernel = Kernel((size, size, 1, self.channels), _depthwise_init, name=f"dw{size}")()[:, :, 0]
+            margin = (11 - size) // 2
+            merged = merged + jnp.pad(kernel, ((margin, margin), (margin, margin), (0, 0)))
+        point = Kernel((self.channels, self.channels), _projection_init, name="point")()
+        return merged, point
+
+
+class AttentionKernels(nn.Module):
+    """The four projections of a multi-head attention, without biases [D]."""
+
+    channels: int
+
+    @nn.compact
+    def __call__(self) -> dict[str, Float[Array, "channels channels"]]:
+        shape = (self.channels, self.channels)
+        return {name: Kernel(shape, _projection_init, name=name)() for name in ("query", "key", "value", "out")}
+
+
+class SemanticGuidedFusion(nn.Module):
+    """SGF at one scale [P]."""
+
+    config: SemanticGuidedFusionConfig
+    modalities: tuple[str, ...]
+    classes: int
+    dtype: jnp.dtype
+
+    def heads(self, channels: int) -> int:
+        """[C] Eight heads, or fewer where that would leave fewer than 8 channels to a head."""
+        return self.config.heads or (8 if channels >= 64 else channels // 8)
+
+    @nn.compact
+    def __call__(
+        self,
+        features: Float[Array, "batch modality height width channels"],
+        available: Bool[Array, "batch modality height width"],
+        subset: Int[Array, " modality"] | None = None,
+        drawn: Int[Array, " batch"] | None = None,
+        drawn_available: Bool[Array, "batch height width"] | None = None,
+    ) -> Fused:
+        """Fuse the modalities along axis 1; `subset` says which of `self.modalities` they are (default: all, in order)."""
+        channels = features.shape[-1]
+        heads = self.heads(channels)
+        features = features.astype(self.dtype)
+
+        kernels = [Projector(channels, name=f"projector_{modality}")() for modality in self.modalities]
+        depthwise_kernels, point_kernels = (jnp.stack(k).astype(self.dtype) for k in zip(*kernels, strict=True))
+        if subset is not None:
+            depthwise_kernels, point_kernels = depthwise_kernels[subset], point_kernels[subset]
+        semantic = depthwise(features, depthwise_kernels)  # one call for all modalities
+        semantic = jnp.einsum("bmhwc,mcd->bmhwd", semantic, point_kernels)
+
+        # [C] The filter reads the encoder's features, as the projector does; the paper's text leaves its input open.
+        filter_kernel = Kernel((channels, self.classes), _projection_init, name="semantic_filter")().astype(self.dtype)
+        class_maps = jnp.einsum("bmhwc,ck->bmhwk", features, filter_kernel)
+        prototypes = semantic_prototypes(class_maps, semantic, available, self.config.prototype_norm)
+
+        spatial = {k: v.astype(self.dtype) for k, v in AttentionKernels(channels, name="spatial")().items()}
+        reference = self._spatial_perceptron(prototypes, semantic, available, spatial, heads)
+
+        robust = {k: v.astype(self.dtype) for k, v in AttentionKernels(channels, name="robustness")().items()}
+        values = jnp.einsum("bmhwc,cd->bmhwd", semantic, robust["value"])
+        weights = self._robustness_perceptron(reference, semantic, available, robust, heads)
+        fused = _mix(weights, values) @ robust["out"]
+
+        drawn_fused = None
+        if drawn is not None and drawn_available is not None:
+            # With one sensor both softmaxes are 1, so SGF is value and output projection of that sensor [D]; the values are there already.
+            alone = jnp.where(drawn_available[..., None], take_drawn(values, drawn), jnp.zeros((), values.dtype))
+            drawn_fused = alone @ robust["out"]
+        return Fused(fused, drawn_fused, weights.mean(-1))
+
+    def _spatial_perceptron(
+        self, prototypes: Array, semantic: Array, available: Array, kernels: dict[str, Array], heads: int
+    ) -> Float[Array, "batch height width channels"]:
+        """Semantic reference: every prototype attends to the modalities of each pixel; the mean over the prototypes [P].
+
+        The mean commutes with the mix of values and the output projection [D], so only mixing weights are averaged.
+        """
+        batch, classes, channels = prototypes.shape
+        width = channels // heads
+        query = (prototypes @ kernels["query"]).reshape(batch, classes, heads, width) / math.sqrt(width)
+        key = kernels["key"].reshape(channels, heads, width)
+        if classes * heads < channels + classes:
+            # Fewer operations: absorb the key projection into the queries, classes x heads vectors per sample [D].
+            absorbed = jnp.einsum("bkhd,chd->bkhc", query, key)
+            scores = jnp.einsum("bmyxc,bkhc->bmyxkh", semantic, absorbed)
+        else:
+            scores = jnp.einsum("bmyxhd,bkhd->bmyxkh", jnp.einsum("bmyxc,chd->bmyxhd", semantic, key), query)
+        weights = masked_softmax(scores.astype(jnp.float32), available[..., None, None], 1).mean(-2)
+        values = jnp.einsum("bmyxc,cd->bmyxd", semantic, kernels["value"])
+        return _mix(weights, values) @ kernels["out"]
+
+    def _robustness_perceptron(
+        self, reference: Array, semantic: Array, available: Array, kernels: dict[str, Array], heads: int
+    ) -> Float[Array, "batch modality height width heads"]:
+        """Attention weights of each pixel's reference over its modalities; their mean over heads is the robustness [P, C]."""
+        width = reference.shape[-1] // heads
+        query = (reference @ kernels["query"]) / math.sqrt(width)
+        products = query[:, None] * jnp.einsum("bmyxc,cd->bmyxd", semantic, kernels["key"])
+        scores = products.astype(jnp.float32).reshape(*products.shape[:-1], heads, width).sum(-1)
+        return masked_softmax(scores, available[..., None], 1)
+
+
+def _mix(
+    weights: Float[Array, "batch modality height width heads"], values: Float[Array, "batch modality height width channels"]
+) -> Float[Array, "batch height width channels"]:
+    """Sum over modalities of the values, each head's channels weighted by that head's weight."""
+    heads = weights.shape[-1]
+    by_head = values.reshape(*values.shape[:-1], heads, values.shape[-1] // heads)
+    return (by_head * weights[..., None].astype(values.dtype)).sum(1).reshape(values.shape[0], *values.shape[2:])
+
+
+class MeanFusion(nn.Module):
+    """The mean over the available modalities: the paper's baseline row; every available modality counts as equally robust."""
+
+    @nn.compact
+    def __call__(
+        self,
+        features: Float[Array, "batch modality height width channels"],
+        available: Bool[Array, "batch modality height width"],
+        subset: Int[Array, " modality"] | None = None,
+        drawn: Int[Array, " batch"] | None = None,
+        drawn_available: Bool[Array, "batch height width"] | None = None,
+    ) -> Fused:
+        """As SemanticGuidedFusion; it has no parameters, so `subset` changes nothing."""
+        del subset
+        share = available.astype(jnp.float32)
+        share = share / jnp.maximum(share.sum(1, keepdims=True), 1.0)
+        fused = _mix(share[..., None], features)
+        drawn_fused = None
+        if drawn is not None and drawn_available is not None:
+            drawn_fused = jnp.where(drawn_available[..., None], take_drawn(features, drawn), jnp.zeros((), features.dtype))
+        return Fused(fused, drawn_fused, share)

@@ -1,0 +1,49 @@
+"""What a network costs: parameters and multiply-adds by part, from the compiled programs' own cost analysis."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from sgma_jax.config import TrainConfig
+from sgma_jax.models.sgma import Sgma, initial_variables, make_model
+
+
+def inspect_model(config: TrainConfig, size: int) -> dict[str, Any]:
+    """Costs of one forward pass over one image of `size` x `size` pixels with every modality.
+
+    A multiply-add counts as one; the compiler's count of floating-point operations, halved. Each part is compiled on its own, in
+    float32, because the compiler counts conversions from and to bfloat16 too.
+    """
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, dtype="float32"))
+    model = make_model(config)
+    variables = jax.eval_shape(lambda: initial_variables(config))
+    images = {m: jax.ShapeDtypeStruct((1, size, size, b), jnp.float32) for m, b in zip(config.data.modalities, config.data.bands, strict=True)}
+    available = jax.ShapeDtypeStruct((1, len(images), size, size), jnp.bool_)
+
+    def multiply_adds(method: Callable[..., Any], *arguments: Any) -> tuple[int, Any]:
+        def run(v: Any, *a: Any) -> Any:
+            return model.apply(v, *a, method=method)
+
+        compiled = jax.jit(run).lower(variables, *arguments).compile()
+        costs: Any = compiled.cost_analysis()
+        return round(costs["flops"] / 2), jax.eval_shape(run, variables, *arguments)
+
+    stem, stacked = multiply_adds(Sgma.stack, images, available)
+    encoder, maps = multiply_adds(lambda m, x: m.encode(x, False), stacked)
+    fusion, (results, _, _) = multiply_adds(lambda m, f, a: m.fuse(f, a), maps, available)
+    fused = [r.features for r in results]
+    mask = jax.ShapeDtypeStruct(fused[0].shape[:3], jnp.bool_)
+    head, _ = multiply_adds(lambda m, f, k: m.decode(f, k, size, size, False), fused, mask)
+
+    parts: dict[str, dict[str, int]] = {}
+    for part, count in {"stem": stem, "encoder": encoder, "fusion": fusion, "head": head}.items():
+        held = [leaf.size for root, tree in variables["params"].items() if root.startswith(part) for leaf in jax.tree.leaves(tree)]
+        parts[part] = {"parameters": sum(held), "multiply_adds": count}
+    total = {key: sum(p[key] for p in parts.values()) for key in ("parameters", "multiply_adds")}
+    return {"name": config.name, "size": size, "modalities": list(config.data.modalities), "classes": len(config.data.classes),
+            "parts": parts, "total": total}  # fmt: skip

@@ -1,0 +1,147 @@
+"""Pyramid Vision Transformer v2: four feature maps at strides 4, 8, 16, 32.
+
+Wang et al., "PVT v2: Improved Baselines with Pyramid Vision Transformer" (arXiv 2106.13797), table 1 for the variants.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from sgma_jax.config import PvtV2Config
+from sgma_jax.models.layers import TORCH_LAYER_NORM_EPSILON, DropPath, Kernel, depthwise
+
+BLOCK_NORM_EPSILON = 1e-6  # the authors pass this to the norms of blocks and stages, and leave PyTorch's default elsewhere
+
+
+class Variant(NamedTuple):
+    """One row of table 1."""
+
+    channels: tuple[int, int, int, int]
+    depths: tuple[int, int, int, int]
+    mlp_ratios: tuple[int, int, int, int]
+
+
+VARIANTS = {
+    "b0": Variant((32, 64, 160, 256), (2, 2, 2, 2), (8, 8, 4, 4)),
+    "b1": Variant((64, 128, 320, 512), (2, 2, 2, 2), (8, 8, 4, 4)),
+    "b2": Variant((64, 128, 320, 512), (3, 4, 6, 3), (8, 8, 4, 4)),
+    "b3": Variant((64, 128, 320, 512), (3, 4, 18, 3), (8, 8, 4, 4)),
+    "b4": Variant((64, 128, 320, 512), (3, 8, 27, 3), (8, 8, 4, 4)),
+    "b5": Variant((64, 128, 320, 512), (3, 6, 40, 3), (4, 4, 4, 4)),
+}
+HEADS = (1, 2, 5, 8)
+REDUCTIONS = (8, 4, 2, 1)
+STRIDES = (4, 2, 2, 2)
+
+_linear_init = nn.initializers.truncated_normal(0.02)
+
+
+def _conv_init(fan_out: int) -> nn.initializers.Initializer:
+    return nn.initializers.normal(math.sqrt(2.0 / fan_out))
+
+
+class PatchEmbed(nn.Module):
+    """Overlapping patches: a strided convolution and a norm."""
+
+    channels: int
+    kernel: int
+    stride: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        half = self.kernel // 2
+        x = nn.Conv(self.channels, (self.kernel,) * 2, (self.stride,) * 2, padding=((half, half), (half, half)), dtype=self.dtype,
+                    kernel_init=_conv_init(self.kernel**2 * self.channels), name="proj")(x)  # fmt: skip
+        return nn.LayerNorm(TORCH_LAYER_NORM_EPSILON, dtype=self.dtype, use_fast_variance=False, name="norm")(x)
+
+
+class Attention(nn.Module):
+    """Self-attention whose keys and values are spatially reduced by a strided convolution."""
+
+    heads: int
+    reduction: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "batch height width channels"]) -> Float[Array, "batch height width channels"]:
+        batch, height, width, channels = x.shape
+
+        def project(name: str, y: Array) -> Array:
+            y = nn.Dense(channels, dtype=self.dtype, kernel_init=_linear_init, name=name)(y)
+            return y.reshape(batch, -1, self.heads, channels // self.heads)
+
+        query = project("query", x)
+        if self.reduction > 1:
+            x = nn.Conv(channels, (self.reduction,) * 2, (self.reduction,) * 2, padding="VALID", dtype=self.dtype,
+                        kernel_init=_conv_init(self.reduction**2 * channels), name="reduce")(x)  # fmt: skip
+            x = nn.LayerNorm(TORCH_LAYER_NORM_EPSILON, dtype=self.dtype, use_fast_variance=False, name="reduce_norm")(x)
+        out = jax.nn.dot_product_attention(query, project("key", x), project("value", x))
+        return nn.Dense(channels, dtype=self.dtype, kernel_init=_linear_init, name="out")(out.reshape(batch, height, width, channels))
+
+
+class Mlp(nn.Module):
+    """Linear, 3x3 depthwise convolution, GELU, linear."""
+
+    hidden: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        channels = x.shape[-1]
+        x = nn.Dense(self.hidden, dtype=self.dtype, kernel_init=_linear_init, name="expand")(x)
+        kernel = Kernel((3, 3, 1, self.hidden), _conv_init(9), name="dwconv")()[:, :, 0]
+        bias = self.param("dwconv_bias", nn.initializers.zeros, (self.hidden,), jnp.float32)
+        x = depthwise(x, kernel.astype(x.dtype)) + bias.astype(x.dtype)
+        return nn.Dense(channels, dtype=self.dtype, kernel_init=_linear_init, name="contract")(nn.gelu(x, approximate=False))
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block."""
+
+    heads: int
+    reduction: int
+    mlp_ratio: int
+    drop_path: float
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool) -> Array:
+        def norm(name: str, y: Array) -> Array:
+            return nn.LayerNorm(BLOCK_NORM_EPSILON, dtype=self.dtype, use_fast_variance=False, name=name)(y)
+
+        y = Attention(self.heads, self.reduction, self.dtype, name="attention")(norm("norm1", x))
+        x = x + DropPath(self.drop_path)(y, train)
+        y = Mlp(x.shape[-1] * self.mlp_ratio, self.dtype, name="mlp")(norm("norm2", x))
+        return x + DropPath(self.drop_path)(y, train)
+
+
+class PvtV2(nn.Module):
+    """The encoder: images of three channels in, four feature maps out. Any size; a side of s gives ceil(s / stride)."""
+
+    config: PvtV2Config
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "batch height width 3"], train: bool) -> tuple[Float[Array, "batch coarse_height coarse_width channels"], ...]:
+        variant = VARIANTS[self.config.variant]
+        blocks = sum(variant.depths)
+        maps = []
+        done = 0
+        for stage in range(4):
+            x = PatchEmbed(variant.channels[stage], 7 if stage == 0 else 3, STRIDES[stage], self.dtype, name=f"stage{stage}_patch")(x)
+            for block in range(variant.depths[stage]):
+                rate = self.config.drop_path_rate * done / max(blocks - 1, 1)
+                if min(x.shape[1:3]) < REDUCTIONS[stage]:
+                    raise ValueError(f"PVT-v2 needs images of at least 32 x 32 pixels, got a {x.shape[1]} x {x.shape[2]} map at stage {stage}.")
+                x = Block(HEADS[stage], REDUCTIONS[stage], variant.mlp_ratios[stage], rate, self.dtype, name=f"stage{stage}_block{block}")(x, train)
+                done += 1
+            x = nn.LayerNorm(BLOCK_NORM_EPSILON, dtype=self.dtype, use_fast_variance=False, name=f"stage{stage}_norm")(x)
+            maps.append(x)
+        return tuple(maps)

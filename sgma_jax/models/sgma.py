@@ -1,0 +1,145 @@
+"""The whole network: stem -> shared encoder (modalities folded into the batch) -> fusion at four scales -> head, and the MAS branch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from sgma_jax.config import MeanFusionConfig, ModelConfig, TrainConfig
+from sgma_jax.modalities import blank_unavailable, coarsen, per_pixel, refine
+from sgma_jax.models.fusion import Fused, MeanFusion, SemanticGuidedFusion
+from sgma_jax.models.head import AllMlpHead
+from sgma_jax.models.layers import resize
+from sgma_jax.models.pvt_v2 import PvtV2
+from sgma_jax.structs import Outputs
+
+STRIDES = (4, 8, 16, 32)
+
+
+class Sgma(nn.Module):
+    """SGMA for a fixed list of modalities, any of which may be absent from a sample, a pixel or the whole call."""
+
+    config: ModelConfig
+    modalities: tuple[str, ...]
+    classes: int
+
+    def setup(self) -> None:
+        """Name the parts; `encoder`, `fusion_0` .. `fusion_3` and `head` are the roots of the parameter paths."""
+        dtype = jnp.dtype(self.config.dtype)
+        self.encoder = PvtV2(self.config.encoder, dtype)
+        if self.config.stem == "linear":
+            self.stem = {m: nn.Dense(3, use_bias=False, dtype=dtype) for m in self.modalities}
+        fusion = self.config.fusion
+        self.fusion: list[nn.Module] = [
+            MeanFusion() if isinstance(fusion, MeanFusionConfig) else SemanticGuidedFusion(fusion, self.modalities, self.classes, dtype)
+            for _ in STRIDES
+        ]
+        self.head = AllMlpHead(self.classes, self.config.head_width, self.config.head_dropout, dtype)
+
+    def __call__(
+        self,
+        images: dict[str, Float[Array, "batch height width bands"]],
+        available: Bool[Array, "batch modality *pixels"],
+        *,
+        kept: Bool[Array, "batch modality"] | None = None,
+        drawn: Int[Array, " batch"] | None = None,
+        subset: Int[Array, " present"] | None = None,
+        train: bool = False,
+    ) -> Outputs:
+        """Segment a batch.
+
+        `available` says what the records have, per sample or per pixel; `kept` what modality dropout left of it to the fused branch;
+        `drawn` asks for the MAS branch too. With `subset` (indices into the modalities) the others are skipped, not masked: they
+        cost nothing, and the outputs' modality axis is the subset's.
+        """
+        height, width = images[self.modalities[0]].shape[1:3]
+        available = per_pixel(available, height, width)
+        x = self.stack(images, available)
+        if subset is not None:
+            x, available = x[:, subset], available[:, subset]
+        maps = self.encode(x, train)
+        fused_available = available if kept is None else available & kept[:, :, None, None]
+        drawn_available = None if drawn is None else jnp.take_along_axis(available, drawn[:, None, None, None], 1)
+        results, sees, drawn_sees = self.fuse(maps, fused_available, subset, drawn, drawn_available)
+        fused, mask = [r.features for r in results], sees[0].any(1)
+        if drawn_sees is not None:  # both branches in one batch through the head, so its normalisation sees them together [C]
+            fused = [jnp.concatenate([r.features, jnp.asarray(r.drawn_features)]) for r in results]
+            mask = jnp.concatenate([mask, drawn_sees])
+        logits = self.decode(fused, mask, height, width, train)
+        drawn_logits = None
+        if drawn_sees is not None:
+            logits, drawn_logits = jnp.split(logits, 2)
+        answered = fused_available.any(1) & self.some_scale_sees(sees, height, width)
+        return Outputs(logits, drawn_logits, tuple(r.robustness for r in results), tuple(sees), answered)
+
+    def stack(self, images: dict[str, Array], available: Bool[Array, "batch modality height width"]) -> Array:
+        """Every modality as three channels [batch, modality, height, width, 3], absent pixels blanked, magnified where asked for."""
+        height, width = available.shape[2:]
+        stacked = []
+        for i, modality in enumerate(self.modalities):
+            image = blank_unavailable(images[modality], available[:, i]).astype(self.config.dtype)
+            if self.config.stem == "linear":
+                image = self.stem[modality](image)
+            elif image.shape[-1] != 3:
+                image = jnp.repeat(image, 3, axis=-1)
+            stacked.append(resize(image, height * self.config.magnify, width * self.config.magnify))
+        return jnp.stack(stacked, axis=1)
+
+    def encode(
+        self, x: Float[Array, "batch modality height width 3"], train: bool
+    ) -> list[Float[Array, "batch modality coarse_height coarse_width channels"]]:
+        """The encoder's four maps of every modality, in one call [P]."""
+        maps = self.encoder(x.reshape(-1, *x.shape[2:]), train)
+        return [m.reshape(*x.shape[:2], *m.shape[1:]) for m in maps]
+
+    def fuse(
+        self,
+        maps: list[Float[Array, "batch modality coarse_height coarse_width channels"]],
+        available: Bool[Array, "batch modality height width"],
+        subset: Int[Array, " present"] | None = None,
+        drawn: Int[Array, " batch"] | None = None,
+        drawn_available: Bool[Array, "batch 1 height width"] | None = None,
+    ) -> tuple[list[Fused], list[Bool[Array, "batch modality coarse_height coarse_width"]], Bool[Array, "batch coarse_height coarse_width"] | None]:
+        """Fusion at four scales; with it, which modalities each scale sees, and where the finest sees the drawn one."""
+
+        def at_scales(mask: Array) -> list[Array]:
+            magnified = jnp.repeat(jnp.repeat(mask, self.config.magnify, 2), self.config.magnify, 3)
+            return [coarsen(magnified, stride) for stride in STRIDES]
+
+        sees = at_scales(available)
+        drawn_sees = [None] * len(STRIDES) if drawn_available is None else [s[:, 0] for s in at_scales(drawn_available)]
+        results = [
+            fusion(features, seen, subset, drawn, drawn_seen)
+            for fusion, features, seen, drawn_seen in zip(self.fusion, maps, sees, drawn_sees, strict=True)
+        ]
+        return results, sees, drawn_sees[0]
+
+    def decode(
+        self, fused: list[Float[Array, "batch coarse_height coarse_width channels"]], mask: Array, height: int, width: int, train: bool
+    ) -> Float[Array, "batch height width classes"]:
+        """The head, resized to the images."""
+        return resize(self.head(fused, mask, train), height, width)
+
+    def some_scale_sees(
+        self, sees: list[Bool[Array, "batch modality coarse_height coarse_width"]], height: int, width: int
+    ) -> Bool[Array, "batch height width"]:
+        """Pixels in a cell, of any scale, that some modality sees."""
+        magnify = self.config.magnify
+        cells = [refine(s.any(1), stride, height * magnify, width * magnify) for s, stride in zip(sees, STRIDES, strict=True)]
+        return (cells[0] | cells[1] | cells[2] | cells[3])[:, ::magnify, ::magnify]
+
+
+def make_model(config: TrainConfig) -> Sgma:
+    """The network of a configuration."""
+    return Sgma(config.model, config.data.modalities, len(config.data.classes))
+
+
+def initial_variables(config: TrainConfig) -> Any:
+    """Fresh variables, {"params": ..., "batch_stats": ...}, from the configuration's seed; to be called inside jit or eval_shape."""
+    size = config.data.crop
+    images = {m: jnp.zeros((1, size, size, b)) for m, b in zip(config.data.modalities, config.data.bands, strict=True)}
+    return make_model(config).init(jax.random.key(config.seed), images, jnp.ones((1, len(images)), bool))

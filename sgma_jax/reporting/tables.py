@@ -1,0 +1,105 @@
+"""The scores of an evaluation as a table for the terminal. Scores are fractions in the file and percent here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
+from rich.text import Text
+
+BAR_WIDTH = 20
+PIPED_WIDTH = 200
+"""Columns where the output is no terminal, so that nothing is cut off."""
+
+
+def print_evaluation(evaluation: Mapping[str, Any], console: Console | None = None) -> None:
+    """Print an evaluation (`evaluation/<split>.json`): scores of every subset of the sensors, then the paper's summaries.
+
+    Where the classes fit beside the scores they are columns; otherwise a second table has them as rows, for each sensor alone
+    and for all together.
+    """
+    console = console or Console()
+    if not console.is_terminal:
+        console.width = max(console.width, PIPED_WIDTH)
+    table = subset_table(evaluation)
+    if Measurement.get(console, console.options.update(max_width=10_000), table).maximum <= console.width:
+        console.print(table)
+        return
+    console.print(subset_table(evaluation, classes=False))
+    console.print(class_table(evaluation))
+
+
+def subset_table(evaluation: Mapping[str, Any], *, classes: bool = True) -> Table:
+    """One row per subset with mIoU, F1, OA, a bar and the classes' IoU, then Average, Top-1, Last-1 and the expected mIoU."""
+    subsets, names = evaluation["subsets"], evaluation["classes"] if classes else []
+    partial = any(s.get("coverage") not in (None, 1.0) for s in subsets)
+    title = f"{evaluation['split']}: percent, every subset of {len(evaluation['modalities'])} sensors ({_protocol(evaluation['missing'])})"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), collapse_padding=True)
+    table.add_column("sensors", no_wrap=True)
+    table.add_column("mIoU", justify="right", no_wrap=True, style="bold")
+    table.add_column("", no_wrap=True, width=BAR_WIDTH)
+    for name in ["F1", "OA", *(["coverage"] if partial else []), *names]:
+        table.add_column(name, justify="right", no_wrap=True)
+    for subset in subsets:
+        cells = [percent(subset["f1"]), percent(subset["oa"])]
+        cells += [percent(subset.get("coverage"))] if partial else []
+        cells += [percent(subset["iou"].get(name)) for name in names]
+        table.add_row(sensors(subset["modalities"]), percent(subset["miou"]), bar(subset["miou"]), *cells)
+    table.add_section()
+    table.add_row("Average", percent(evaluation["average"]), bar(evaluation["average"]))
+    for label, best in (("Top-1", evaluation["top1"]), ("Last-1", evaluation["last1"])):
+        if best is not None:
+            table.add_row(f"{label} {sensors(best['modalities'])}", percent(best["miou"]), bar(best["miou"]))
+    for probability, miou in evaluation["bernoulli"].items():
+        table.add_row(f"each lost with p = {probability}", percent(miou), bar(miou))
+    return table
+
+
+def class_table(evaluation: Mapping[str, Any]) -> Table:
+    """One row per class with its IoU for each sensor alone and for all together."""
+    every = len(evaluation["modalities"])
+    shown = [s for s in evaluation["subsets"] if len(s["modalities"]) in (1, every)]
+    table = Table(title="IoU per class", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), collapse_padding=True)
+    table.add_column("class")
+    for subset in shown:
+        table.add_column(sensors(subset["modalities"]) if len(subset["modalities"]) < every or every == 1 else "all", justify="right")
+    for name in evaluation["classes"]:
+        table.add_row(name, *(percent(s["iou"].get(name)) for s in shown))
+    return table
+
+
+def sensors(names: Sequence[str]) -> str:
+    """A subset as one word, "rgb+nir"."""
+    return "+".join(names)
+
+
+def percent(fraction: float | None) -> str:
+    """A fraction as percent with two decimals; a dash where there is none, as for a class that does not occur."""
+    return "-" if fraction is None else f"{100 * fraction:.2f}"
+
+
+def bar(fraction: float | None, width: int = BAR_WIDTH) -> Text:
+    """A bar whose full length is 1, in steps of an eighth of a character."""
+    eighths = round((fraction or 0.0) * width * 8)
+    text = "█" * (eighths // 8) + ("", "▏", "▎", "▍", "▌", "▋", "▊", "▉")[eighths % 8]
+    return Text(text, style="cyan")
+
+
+def _protocol(missing: str) -> str:
+    return "absent sensors are skipped" if missing == "skip" else "absent sensors are zeros"
+
+
+def print_inspection(costs: Mapping[str, Any], console: Console | None = None) -> None:
+    """Print what `sgma inspect` found: parameters and multiply-adds by part."""
+    sensors_and_size = f"{'+'.join(costs['modalities'])}, {costs['classes']} classes, {costs['size']} x {costs['size']} pixels"
+    table = Table(title=f"{costs['name']}: {sensors_and_size}")
+    table.add_column("part")
+    table.add_column("parameters", justify="right")
+    table.add_column("multiply-adds", justify="right")
+    for name, part in [*costs["parts"].items(), ("total", costs["total"])]:
+        table.add_row(name, f"{part['parameters']:,}", f"{part['multiply_adds'] / 1e9:.3f} G", style="bold" if name == "total" else "")
+    (console or Console()).print(table)

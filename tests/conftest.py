@@ -1,0 +1,31 @@
+"""Settings that every test shares. The environment is set before anything imports jax."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# Compiling is most of the time of a test run: programs are kept between runs, and subprocesses inherit the folder.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+# Few examples, because each shape compiles anew; the same ones in every run, so that CI never fails by chance.
+settings.register_profile("default", max_examples=15, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("default")
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Folder of the real scenes, as SGMA_REAL_DATA names it."""
+    folder = os.environ.get("SGMA_REAL_DATA", "")
+    if not folder:
+        pytest.skip("SGMA_REAL_DATA is not set: it names the folder with the real scenes (zion30m, ign_grauduroi, stormlake30m)")
+    if not Path(folder).is_dir():
+        pytest.fail(f"SGMA_REAL_DATA names {folder}, which is no folder; correct or unset it")
+    return Path(folder)
