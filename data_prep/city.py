@@ -6,6 +6,7 @@ GROUND_SAMPLE metres, heights in metres.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -58,11 +59,12 @@ def smooth_noise(rng: np.random.Generator, size: int, cell: float) -> np.ndarray
     count = max(2, int(np.ceil(size / cell)) + 2)
     position = (np.arange(size) / cell).astype(np.float32) + rng.random(dtype=np.float32)
     index = np.minimum(position.astype(int), count - 2)
-    weights = np.zeros((size, count), np.float32)
-    weights[np.arange(size), index] = 1 - (position - index)
-    weights[np.arange(size), index + 1] = position - index
+    part = position - index
+    grid = rng.standard_normal((count, count), dtype=np.float32)
+    # Elementwise and not as matrix products: those differ in the last bit between machines.
+    rows = grid[index] * (1 - part)[:, None] + grid[index + 1] * part[:, None]
     # Bilinear interpolation averages neighbours, which costs a third of the standard deviation per axis.
-    return 1.5 * (weights @ rng.standard_normal((count, count), dtype=np.float32) @ weights.T)
+    return 1.5 * (rows[:, index] * (1 - part) + rows[:, index + 1] * part)
 
 
 def draw_city(rng: np.random.Generator, size: int) -> City:
@@ -184,11 +186,11 @@ def _draw_trees(rng: np.random.Generator, canvas: _Canvas, streets: _Streets) ->
             centre, radius = cluster + rng.normal(0, 9, 2), rng.uniform(3.5, 13)
             top, phase, lobes = rng.uniform(0.55, 1.0) * (2.2 + radius * 0.95), rng.uniform(0, 6.28, 2), rng.uniform(0.04, 0.13, 2)
             tint, brightness = rng.uniform(-8, 8, 3).astype(np.float32), rng.uniform(150, 225)
+            row, column = (min(max(int(c), 0), size - 1) for c in centre)
+            if built[row, column] or (streets.paved[row, column] and rng.random() < 0.75):
+                continue
             window, a, b = _local(centre, 0.0, radius * 1.3, size)
             if a.size == 0:
-                continue
-            row, column = np.clip(centre.astype(int), 0, size - 1)
-            if built[row, column] or (streets.paved[row, column] and rng.random() < 0.75):
                 continue
             bearing = np.arctan2(b, a)
             edge = radius * (1 + lobes[0] * np.sin(3 * bearing + phase[0]) + lobes[1] * np.sin(7 * bearing + phase[1]))
@@ -202,11 +204,11 @@ def _draw_trees(rng: np.random.Generator, canvas: _Canvas, streets: _Streets) ->
 
 def _local(centre: np.ndarray, turn: float, radius: float, size: int) -> tuple[tuple[slice, slice], np.ndarray, np.ndarray]:
     """The window around a centre (row, column), and in it the coordinates along and across the direction `turn`."""
-    low = np.clip(np.floor(centre - radius).astype(int), 0, size)
-    high = np.clip(np.ceil(centre + radius).astype(int) + 1, 0, size)
+    low = [min(max(math.floor(c - radius), 0), size) for c in centre]
+    high = [min(max(math.ceil(c + radius) + 1, 0), size) for c in centre]
     y = np.arange(low[0], high[0], dtype=np.float32)[:, None] - np.float32(centre[0])
     x = np.arange(low[1], high[1], dtype=np.float32)[None] - np.float32(centre[1])
-    cos, sin = np.float32(np.cos(turn)), np.float32(np.sin(turn))
+    cos, sin = np.float32(math.cos(turn)), np.float32(math.sin(turn))
     return (slice(low[0], high[0]), slice(low[1], high[1])), x * cos + y * sin, y * cos - x * sin
 
 

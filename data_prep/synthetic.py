@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 import tyro
 
-from data_prep.builder import Conversion, check_target, convert, print_summary
+from data_prep.builder import Conversion, convert, print_summary
 from data_prep.city import BUILDING, CAR, GROUND_SAMPLE, TREE, City, draw_city, smooth_noise
+from data_prep.workspace import check_target
 from sgma_jax.data.schema import SPLITS, Example, Modality, Schema
 from sgma_jax.errors import InputError, one_line_errors
 
@@ -119,7 +120,7 @@ def _surface(rng: np.random.Generator, city: City) -> np.ndarray:
     """Digital surface model in metres, float32 [size, size, 1]: terrain and objects, edges smeared as matching does."""
     size = len(city.label)
     surface = city.terrain + _blur(city.height) + 0.12 * rng.standard_normal((size, size), dtype=np.float32)
-    return surface[..., None].astype(np.float32)
+    return _quantised(surface)
 
 
 def _radar(rng: np.random.Generator, city: City) -> np.ndarray:
@@ -133,7 +134,12 @@ def _radar(rng: np.random.Generator, city: City) -> np.ndarray:
     level = np.where(_covered(city.height, -range_direction, 1.6, 30), level - 5.0, level)
     level = np.where(city.label == TREE, level + 1.0 * smooth_noise(rng, size, 4), level)
     power = _blur(10 ** (_blur(level) / 10)) * rng.standard_gamma(1.8, (size, size), dtype=np.float32) / 1.8
-    return (10 * np.log10(power + 1e-4) + rng.uniform(-1.5, 1.5))[..., None].astype(np.float32)
+    return _quantised(10 * np.log10(power + 1e-4) + rng.uniform(-1.5, 1.5))
+
+
+def _quantised(image: np.ndarray) -> np.ndarray:
+    """Steps of 1/64, below the noise of either sensor: digits that mean nothing would only resist compression."""
+    return (np.rint(image * 64) / 64).astype(np.float32)[..., None]
 
 
 def _covered(height: np.ndarray, towards: np.ndarray, slope: float, reach: int) -> np.ndarray:
@@ -142,6 +148,8 @@ def _covered(height: np.ndarray, towards: np.ndarray, slope: float, reach: int) 
     result = np.zeros(height.shape, bool)
     for distance in range(1, reach, 2):
         dy, dx = np.rint(towards * distance).astype(int)
+        if max(abs(dy), abs(dx)) >= size:
+            break
         inner = (slice(max(0, -dy), size - max(0, dy)), slice(max(0, -dx), size - max(0, dx)))
         outer = (slice(max(0, dy), size + min(0, dy)), slice(max(0, dx), size + min(0, dx)))
         result[inner] |= height[outer] > height[inner] + distance * GROUND_SAMPLE * slope

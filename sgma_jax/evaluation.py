@@ -23,7 +23,7 @@ from sgma_jax.metrics import confusion_matrix, scores, summarise
 from sgma_jax.modalities import subsets
 from sgma_jax.models.sgma import Sgma, initial_variables, make_model
 from sgma_jax.reporting.atomic import write_atomically
-from sgma_jax.reporting.pictures import scene_picture
+from sgma_jax.reporting.pictures import sampling_picture, scene_picture
 from sgma_jax.reporting.progress import Progress
 from sgma_jax.reporting.provenance import provenance
 from sgma_jax.sharding import check_batch_size, make_mesh, put_batch, replicated, with_sharding
@@ -49,11 +49,6 @@ def predict_subset(
     return outputs._replace(answered=there.any(1))
 
 
-def predicted_classes(outputs: Outputs) -> Int[Array, "batch height width"]:
-    """The likeliest class of each pixel, 255 where no sensor saw it."""
-    return jnp.where(outputs.answered, outputs.logits.argmax(-1), IGNORE)
-
-
 class Evaluator:
     """Scores a model on all subsets; holds the compiled programs, one per number of sensors ("skip") or one ("zero")."""
 
@@ -61,12 +56,17 @@ class Evaluator:
         self.model, self.classes, self.mesh, self.missing = model, classes, mesh, missing
         self.subsets = subsets(model.modalities)
 
-        def count(variables: Any, batch: Batch, present: Array) -> tuple[Array, Array]:
+        def predict(variables: Any, batch: Batch, present: Array) -> tuple[Array, tuple[Array, ...]]:
             outputs = predict_subset(model, variables, batch, present, missing)
-            labelled = (batch.labels != IGNORE).sum()
-            return confusion_matrix(batch.labels, predicted_classes(outputs), outputs.answered, len(classes)), labelled
+            return jnp.where(outputs.answered, outputs.logits.argmax(-1), IGNORE), outputs.robustness
 
-        # `present` is an argument, so the shapes alone decide what is compiled: once per number of sensors.
+        def count(labels: Array, predictions: Array) -> tuple[Array, Array]:
+            matrix = confusion_matrix(labels, predictions, predictions != IGNORE, len(classes))
+            return matrix, (labels != IGNORE).sum()
+
+        self.predict = jax.jit(predict)
+        """Class of each pixel, 255 where no sensor saw it, and the robustness maps, of (variables, batch, present(subset)). As
+        `present` is an argument, shapes alone decide what is compiled: one program per number of sensors."""
         self._count = jax.jit(count, out_shardings=replicated(mesh))
 
     def present(self, subset: tuple[str, ...]) -> np.ndarray:
@@ -82,7 +82,7 @@ class Evaluator:
         totals = {s: (np.zeros((len(self.classes),) * 2, np.int64), 0) for s in self.subsets}
         for done, batch in enumerate(batches):
             placed = put_batch(batch, self.mesh)
-            counts = {s: self._count(variables, placed, self.present(s)) for s in self.subsets}
+            counts = {s: self._count(placed.labels, self.predict(variables, placed, self.present(s))[0]) for s in self.subsets}
             for subset, (matrix, labelled) in counts.items():
                 total, pixels = totals[subset]
                 totals[subset] = (total + np.asarray(matrix), pixels + int(labelled))
@@ -129,26 +129,27 @@ def evaluate_run(folder: Path, config: TrainConfig, split: str, missing: Missing
     path = folder / "evaluation" / f"{name}.json"
     path.parent.mkdir(exist_ok=True)
     write_atomically(path, (json.dumps(report, indent=2) + "\n").encode())
-    draw_pictures(folder / "pictures", evaluator, variables, source, config.data, pictures)
+    if pictures:
+        draw_pictures(folder / "pictures", evaluator, variables, source, config.data, pictures)
+        sampling_picture(folder / "pictures" / "training.png", folder / "metrics.jsonl")
     return report
 
 
 def draw_pictures(folder: Path, evaluator: Evaluator, variables: Any, source: Source, config: DataConfig, records: int) -> list[Path]:
     """Inputs, label, every subset's prediction and the robustness maps of the split's first records, as PNG files."""
-    predict = jax.jit(lambda v, b, p: predict_subset(evaluator.model, v, b, p, evaluator.missing))
     written = []
     for number in range(min(records, len(source))):
         example = source[number]
         sample = to_sample(example, source.schema, number, np.ones(len(source.schema.modalities), bool))
-        batch = put_batch(stack([sample] * evaluator.mesh.size), evaluator.mesh)
-        outputs = {s: predict(variables, batch, evaluator.present(s)) for s in evaluator.subsets}
+        batch = put_batch(stack([sample] * config.evaluation_batch_size), evaluator.mesh)  # the shape that is compiled already
+        outputs = {s: evaluator.predict(variables, batch, evaluator.present(s)) for s in evaluator.subsets}
         written += scene_picture(
             folder / f"{source.split}_{number:03}.png",
             images=example.images,
             available=example.available,
             label=example.label,
-            predictions={s: np.asarray(predicted_classes(o))[0].astype(np.uint8) for s, o in outputs.items()},
-            robustness=[np.asarray(r)[0] for r in outputs[evaluator.subsets[-1]].robustness],
+            predictions={s: np.asarray(classes)[0].astype(np.uint8) for s, (classes, _) in outputs.items()},
+            robustness=[np.asarray(r)[0] for r in outputs[evaluator.subsets[-1]][1]],
             classes=config.classes,
             palette=source.schema.palette,
         )

@@ -166,6 +166,7 @@ class FileHash:
 
     path: str
     """Relative: to the converter's source for sources, to the converted set for shards."""
+    bytes: int
     sha256: str
 
 

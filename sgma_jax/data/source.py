@@ -31,6 +31,11 @@ class Source:
         self._arguments = (path, split, modalities)
         self._rows = tuple(manifest.schema.names.index(name) for name in self.schema.names)
         self._length = manifest.splits[split].records
+        # TFDS opens files when it first needs them; a run should not find out after hours that one is missing.
+        for shard in manifest.shards:
+            file = Path(path) / shard.path
+            if f"-{split}." in file.name and not (file.is_file() and file.stat().st_size == shard.bytes):
+                raise InputError(f"{file} is missing or has not the {shard.bytes} bytes that were written. Restore it, or convert the data again.")
         # What is not asked for is not even decompressed.
         skip = tfds.decode.SkipDecoding()
         unused = {name: skip for name in manifest.schema.names if name not in self.schema.names}
@@ -40,7 +45,7 @@ class Source:
             self._records: Sequence[Any] = builder.as_data_source(split, decoders={"images": unused})
             self._ids: Sequence[Any] = builder.as_data_source(split, decoders={"images": everything, "available": skip, "label": skip})
             found = len(self._records)
-        except Exception as error:  # TFDS and ArrayRecord raise their own kinds for a missing or damaged file
+        except Exception as error:  # TFDS and ArrayRecord have their own kinds for a missing or damaged file
             raise InputError(f"{path}: the records of split {split!r} cannot be opened ({error}). Convert the data again.") from error
         if found != self._length:
             raise InputError(f"{path}: split {split!r} has {found} records, its manifest says {self._length}. Convert the data again.")
@@ -49,17 +54,20 @@ class Source:
         return self._length
 
     def __getitem__(self, index: int) -> Example:
-        return from_record(self._records[self._check(index)], self.schema.names, self._rows)
+        return from_record(self._read(self._records, index), self.schema.names, self._rows)
 
     def record_id(self, index: int) -> str:
-        """The example's id alone, without reading its pixels."""
-        identity = self._ids[self._check(index)]["id"]
+        """The example's id alone, without decompressing its pixels."""
+        identity = self._read(self._ids, index)["id"]
         return identity.decode() if isinstance(identity, bytes) else str(identity)
 
-    def _check(self, index: int) -> int:
+    def _read(self, records: Sequence[Any], index: int) -> Any:
         if not 0 <= index < self._length:
             raise IndexError(f"record {index} of split {self.split!r}, which has {self._length}")
-        return int(index)
+        try:
+            return records[int(index)]
+        except Exception as error:  # as above, and zlib's
+            raise InputError(f"{self.path}: record {index} of split {self.split!r} cannot be read ({error}). Convert the data again.") from error
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (Source, self._arguments)

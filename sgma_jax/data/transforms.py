@@ -48,8 +48,10 @@ def to_sample(example: Example, schema: Schema, number: int, kept: np.ndarray) -
     """A sample as float32, normalised by the training statistics; `number` is the record's place in its split."""
     images = {}
     for modality in schema.modalities:
-        mean, std = np.array(modality.mean, np.float32), np.array(modality.std, np.float32)
-        images[modality.name] = (example.images[modality.name].astype(np.float32) - mean) / np.where(std > 0, std, np.float32(1))
+        mean, std = np.array(modality.mean), np.array(modality.std)
+        # In float64: the float32 of a large count or height has lost the digits that the mean takes away.
+        image = (example.images[modality.name].astype(np.float64) - mean) / np.where(std > 0, std, 1.0)
+        images[modality.name] = image.astype(np.float32)
     return Batch(
         images=images,
         available=np.ascontiguousarray(example.available),

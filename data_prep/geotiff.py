@@ -1,0 +1,194 @@
+"""A user's own rasters: `python -m data_prep.geotiff SOURCE OUT`.
+
+SOURCE is a manifest in CSV (one column per modality with the paths of its rasters, `label`, and `split` or `split_raster`;
+an empty cell is a missing sensor) or a folder with one scene (a GeoTIFF per modality, label.tif, split.tif). Every scene is
+cut into tiles on its label's grid. Nodata, masks, alpha and NaN become "not available", pixel by pixel.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import rasterio
+import tyro
+
+from data_prep.builder import Conversion, convert, print_summary
+from data_prep.labels import Tile, read_palette, survey_labels, tile_label
+from data_prep.rasters import Box, Rasters
+from data_prep.scenes import Scene, read_scenes
+from data_prep.workspace import check_target
+from sgma_jax.data.schema import DTYPES, IGNORE, Example, Modality, Schema
+from sgma_jax.errors import InputError, one_line_errors
+
+CACHE_MB = 256
+"""Decoded blocks that GDAL keeps."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Convert GeoTIFFs into a data set for training."""
+
+    source: tyro.conf.Positional[Path]
+    """Manifest (CSV) or folder with one scene."""
+    out: tyro.conf.Positional[Path]
+    """Folder to write."""
+    modalities: tuple[str, ...] = ()
+    """Sensors to convert, in this order; all that SOURCE has if none is named."""
+    classes: tuple[str, ...] = ()
+    """Names of the label values 0, 1, ...; class_0, class_1, ... up to the highest value found if none is named."""
+    tile: int = 256
+    """Side of the tiles in pixels of the label."""
+    overlap: int = 0
+    """Pixels that neighbouring tiles share. In validation and test each labelled pixel still counts in one tile only."""
+    ignore: int = IGNORE
+    """Label value of pixels that are neither trained on nor scored; the label's nodata value is one too."""
+    log_modalities: tuple[str, ...] = ()
+    """Sensors stored as 10 log10 of their values (radar intensities); values of 0 and less become not available."""
+    name: str = ""
+    """Name of the data set; that of SOURCE if empty."""
+    overwrite: bool = False
+    """Replace a converted set that stands in the folder."""
+
+
+def convert_rasters(options: Options) -> None:
+    """Check everything, then write the converted set."""
+    _check_options(options)
+    check_target(options.out, options.overwrite)
+    scenes, names = read_scenes(options.source, options.modalities)
+    for name in options.log_modalities:
+        if name not in names:
+            raise InputError(f"--log-modalities names {name!r}, which is not among the modalities {', '.join(names)}.")
+    # GDAL would take a share of the machine's memory for its cache, which other jobs may need.
+    with rasterio.Env(GDAL_CACHEMAX=CACHE_MB), contextlib.closing(Rasters()) as rasters:
+        modalities = tuple(_modality(rasters, scenes, name, name in options.log_modalities) for name in names)
+        survey = survey_labels(rasters, scenes, tile=options.tile, overlap=options.overlap, classes=options.classes, ignore=options.ignore)
+        schema = Schema(
+            name=options.name or options.source.resolve().stem,
+            modalities=modalities,
+            classes=survey.classes,
+            palette=read_palette(rasters, scenes, len(survey.classes)),
+            tile=options.tile,
+        )
+        reader = _TileReader(rasters, scenes, schema, options)
+        conversion = Conversion(
+            schema=schema,
+            keys=survey.tiles,
+            read=reader.read,
+            converter="data_prep.geotiff",
+            options={
+                "modalities": list(names),
+                "classes": list(survey.classes),
+                "tile": options.tile,
+                "overlap": options.overlap,
+                "ignore": options.ignore,
+                "log_modalities": list(options.log_modalities),
+            },
+            sources=_source_files(rasters, scenes, options.source),
+            findings=lambda: (*survey.findings, *reader.findings()),
+        )
+        print_summary(convert(conversion, options.out, options.overwrite), options.out)
+
+
+class _TileReader:
+    """Tiles to examples, in any order."""
+
+    def __init__(self, rasters: Rasters, scenes: Sequence[Scene], schema: Schema, options: Options) -> None:
+        self._rasters, self._scenes, self._schema, self._options = rasters, scenes, schema, options
+        self._bare = 0
+
+    def read(self, tile: Tile) -> Example | None:
+        """The tile's example, or None where no sensor saw any of it."""
+        scene, side = self._scenes[tile.scene], self._schema.tile
+        box = Box(tile.row.start, tile.column.start, side)
+        images: dict[str, np.ndarray] = {}
+        available = np.zeros((len(self._schema.modalities), side, side), bool)
+        for row, modality in enumerate(self._schema.modalities):
+            if modality.name in scene.images:
+                pixels, mask = self._rasters.image(scene.images[modality.name], scene.label, box)
+                if modality.name in self._options.log_modalities:
+                    pixels, mask = _decibels(pixels, mask)
+                images[modality.name], available[row] = pixels, mask
+        if not available.any():
+            self._bare += 1
+            return None
+        label = tile_label(self._rasters, scene, tile, side, self._options.ignore)
+        return Example(images, available, label, f"{scene.id}/{tile.row.start:05d}_{tile.column.start:05d}")
+
+    def findings(self) -> list[str]:
+        """What turned up while reading."""
+        return [f"{self._bare} tiles with labels were left out because no sensor has a pixel in them"] if self._bare else []
+
+
+def _decibels(pixels: np.ndarray, available: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    positive = available & (pixels > 0).all(-1)
+    values = np.where(positive[..., None], pixels, 1).astype(np.float64)
+    return (10 * np.log10(values)).astype(np.float32), positive
+
+
+def _modality(rasters: Rasters, scenes: Sequence[Scene], name: str, log: bool) -> Modality:
+    """What the sensor's files agree on. Opens every file, so that a broken one is found before anything is written."""
+    first: tuple[Path, int, str] | None = None
+    for scene in scenes:
+        if name not in scene.images:
+            continue
+        path = scene.images[name]
+        bands = rasters.bands(path)
+        if not bands:
+            raise InputError(f"{path}: modality {name!r} has an alpha band and nothing else. Give a raster with data.")
+        dataset = rasters.open(path)
+        dtype = dataset.dtypes[bands[0] - 1]
+        if dtype not in DTYPES:
+            raise InputError(f"{path}: modality {name!r} is of type {dtype}. Convert the raster to one of {', '.join(DTYPES)}.")
+        if first is None:
+            first, unit = (path, len(bands), dtype), dataset.units[bands[0] - 1] or ""
+        if (len(bands), dtype) != first[1:]:
+            raise InputError(
+                f"{path}: modality {name!r} has {len(bands)} bands of {dtype} here, but {first[1]} of {first[2]} in {first[0]}. "
+                "Make the files alike, or give them columns of their own."
+            )
+        rasters.is_aligned(path, scene.label)  # raises where the two cannot be laid over each other
+    if first is None:
+        raise InputError(f"modality {name!r}: no record has it, all its cells are empty. Leave it out with --modalities.")
+    return Modality(name, first[1], "decibel" if log else unit, "float32" if log else first[2])
+
+
+def _source_files(rasters: Rasters, scenes: Sequence[Scene], source: Path) -> dict[str, Path]:
+    """All files read, by names that do not depend on where on the machine they lie."""
+    base = (source if source.is_dir() else source.parent).resolve()
+    files = [] if source.is_dir() else [source]
+    for scene in scenes:
+        for path in (scene.label, *scene.images.values(), *([scene.split] if isinstance(scene.split, Path) else [])):
+            files += [Path(part) for part in rasters.open(path).files if Path(part).is_file()]  # with masks and the like beside it
+    named: dict[str, Path] = {}
+    for path in dict.fromkeys(file.resolve() for file in files):
+        inside = path.is_relative_to(base)
+        # A file elsewhere is named by as much of the end of its path as tells it from the others.
+        parts = len(path.relative_to(base).parts) if inside else 1
+        while (name := Path(*path.parts[-parts:]).as_posix()) in named:
+            parts += 1
+        named[name] = path
+    return named
+
+
+def _check_options(options: Options) -> None:
+    if not 16 <= options.tile <= 8192:
+        raise InputError(f"--tile is {options.tile}; it must lie between 16 and 8192 pixels.")
+    if not 0 <= options.overlap < options.tile:
+        raise InputError(f"--overlap is {options.overlap}; it must be at least 0 and less than --tile ({options.tile}).")
+
+
+@one_line_errors
+def main() -> None:
+    """The command."""
+    # rasterio logs what it also raises; the user gets one line.
+    logging.getLogger("rasterio").addHandler(logging.NullHandler())
+    convert_rasters(tyro.cli(Options, prog="python -m data_prep.geotiff"))
+
+
+if __name__ == "__main__":
+    main()

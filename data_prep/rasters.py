@@ -1,0 +1,198 @@
+"""Windows of rasters on the label's grid: pixels, and where there are any.
+
+A sensor may differ from the label in resolution, extent and CRS; it is warped window by window, so that memory depends
+on the tile and not on the scene, and nothing is copied to disk.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import rasterio
+from rasterio.enums import ColorInterp, MaskFlags, Resampling
+from rasterio.errors import CRSError, RasterioError
+from rasterio.io import DatasetReader
+from rasterio.warp import reproject, transform
+from rasterio.windows import Window
+
+from sgma_jax.errors import InputError
+
+OPEN_FILES = 64
+"""Files kept open: a file laid out in strips would be decoded anew for every tile of a row if it were closed between them."""
+COARSER = 1.5
+"""A source with more pixels than this per pixel of the label is averaged, otherwise interpolated."""
+
+
+class Box(NamedTuple):
+    """A square window of the label's grid; it may reach beyond the scene."""
+
+    row: int
+    column: int
+    side: int
+
+
+class Rasters:
+    """Opens rasters once and reads windows of them. Everything that goes wrong names the file."""
+
+    def __init__(self) -> None:
+        self._open: OrderedDict[Path, DatasetReader] = OrderedDict()
+
+    def open(self, path: Path) -> DatasetReader:
+        """The open file; it stays open until many others were."""
+        if path in self._open:
+            self._open.move_to_end(path)
+            return self._open[path]
+        try:
+            dataset = rasterio.open(path)
+        except (RasterioError, CRSError, OSError) as error:
+            raise InputError(f"{path} is no raster that can be opened ({_reason(error)}). Restore the file, or correct the path.") from error
+        self._open[path] = dataset
+        if len(self._open) > OPEN_FILES:
+            self._open.popitem(last=False)[1].close()
+        return dataset
+
+    def close(self) -> None:
+        """Close all files."""
+        while self._open:
+            self._open.popitem()[1].close()
+
+    def bands(self, path: Path) -> list[int]:
+        """Numbers of the bands that hold data: all but the alpha band."""
+        dataset = self.open(path)
+        return [i for i, meaning in zip(dataset.indexes, dataset.colorinterp, strict=True) if meaning != ColorInterp.alpha]
+
+    def is_aligned(self, path: Path, label: Path) -> bool:
+        """Whether a raster's pixels are the label's. InputError where they are not and nothing says how they lie."""
+        image, grid = self.open(path), self.open(label)
+        same_size = image.shape == grid.shape
+        if image.crs is None or grid.crs is None:
+            if same_size:
+                return True
+            without = path if image.crs is None else label
+            raise InputError(
+                f"{path} has {image.height} x {image.width} pixels and {label} has {grid.height} x {grid.width}, but {without.name} states no CRS, "
+                "so one cannot be laid over the other. Write the CRS into it (gdal_edit.py -a_srs EPSG:...), or resample it to the label's grid."
+            )
+        if image.crs != grid.crs or not same_size:
+            return False
+        offset = np.linalg.inv(_matrix(grid)) @ _matrix(image) - np.eye(3)
+        # In pixels at the far corner.
+        return bool(np.abs(offset * (grid.width, grid.height, 1)).max() < 0.01)
+
+    def plain(self, path: Path, box: Box, band: int = 1) -> np.ndarray:
+        """One band where the box and the raster overlap, as stored (for labels)."""
+        dataset = self.open(path)
+        window = Window(box.column, box.row, min(box.side, dataset.width - box.column), min(box.side, dataset.height - box.row))
+        return self._read(path, band, window)
+
+    def strip(self, path: Path, first: int, last: int) -> np.ndarray:
+        """Band 1 of the rows first to last, over the whole width."""
+        return self._read(path, 1, Window(0, first, self.open(path).width, last - first))
+
+    def image(self, path: Path, label: Path, box: Box) -> tuple[np.ndarray, np.ndarray]:
+        """Pixels [side, side, bands] in the raster's own type, 0 where there are none, and availability [side, side]."""
+        bands = self.bands(path)
+        dtype = np.dtype(self.open(path).dtypes[bands[0] - 1])
+        pixels = np.zeros((box.side, box.side, len(bands)), dtype)
+        available = np.zeros((box.side, box.side), bool)
+        grid = self.open(label)
+        height, width = min(box.side, grid.height - box.row), min(box.side, grid.width - box.column)
+        if self.is_aligned(path, label):
+            values, valid = self._pixels(path, Window(box.column, box.row, width, height))
+        else:
+            values, valid = self._warped(path, label, Window(box.column, box.row, width, height), dtype)
+        available[:height, :width] = valid
+        pixels[:height, :width] = np.where(valid[..., None], np.moveaxis(values, 0, -1), np.zeros((), dtype))
+        return pixels, available
+
+    def _pixels(self, path: Path, window: Window) -> tuple[np.ndarray, np.ndarray]:
+        """Values [bands, rows, columns] of the raster's own pixels, and where they are data: nodata, mask, alpha and NaN are not."""
+        dataset, bands = self.open(path), self.bands(path)
+        values = self._read(path, bands, window)
+        valid = np.isfinite(values).all(0)
+        # GDAL takes an alpha band of some types for data, so it is read as the band that it is.
+        for band in set(dataset.indexes) - set(bands):
+            valid &= self._read(path, band, window) > 0
+        if MaskFlags.per_dataset in dataset.mask_flag_enums[bands[0] - 1]:
+            valid &= self._read(path, bands[0], window, mask=True) > 0
+        nodata = dataset.nodatavals[bands[0] - 1]
+        if nodata is not None and not np.isnan(nodata):
+            if np.issubdtype(values.dtype, np.floating):
+                nodata = values.dtype.type(nodata)
+            missing = values == nodata
+            # 0 in one band of several is a dark pixel, not a hole; any other nodata value in one band spoils the pixel.
+            valid &= ~(missing.all(0) if nodata == 0 else missing.any(0))
+        return values, valid
+
+    def _warped(self, path: Path, label: Path, window: Window, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
+        image, grid = self.open(path), self.open(label)
+        shape = (int(window.height), int(window.width))
+        count = len(self.bands(path))
+        source = self._source_window(image, grid, window)
+        if source is None:
+            return np.zeros((count, *shape), dtype), np.zeros(shape, bool)
+        values, valid = self._pixels(path, source)
+        density = max(source.width / window.width, source.height / window.height)
+        place = {
+            "src_transform": image.window_transform(source),
+            "src_crs": image.crs,
+            "dst_transform": grid.window_transform(window),
+            "dst_crs": grid.crs,
+        }
+        # Holes become NaN in every band, which the warper leaves out of its means.
+        warped = np.full((count, *shape), np.nan)
+        reproject(
+            np.where(valid, values.astype(np.float64), np.nan),
+            warped,
+            **place,
+            src_nodata=np.nan,
+            dst_nodata=np.nan,
+            resampling=Resampling.average if density > COARSER else Resampling.bilinear,
+        )
+        seen = np.zeros(shape, np.uint8)
+        reproject(valid.astype(np.uint8), seen, **place, resampling=Resampling.nearest, init_dest_nodata=True)
+        available = (seen > 0) & np.isfinite(warped).all(0)
+        warped = np.where(available, warped, 0.0)
+        if np.issubdtype(dtype, np.integer):
+            limits = np.iinfo(dtype)
+            warped = np.clip(np.rint(warped), limits.min, limits.max)
+        return warped.astype(dtype), available
+
+    @staticmethod
+    def _source_window(image: DatasetReader, grid: DatasetReader, window: Window) -> Window | None:
+        """The pixels of a raster that a window of the label's grid needs; None where they do not touch."""
+        edge = np.linspace(0.0, 1.0, 17)
+        across = np.concatenate((edge, edge, np.zeros(17), np.ones(17))) * window.width + window.col_off
+        down = np.concatenate((np.zeros(17), np.ones(17), edge, edge)) * window.height + window.row_off
+        x, y, _ = _matrix(grid) @ (across, down, np.ones_like(down))
+        points = np.array(transform(grid.crs, image.crs, x, y))
+        points = points[:, np.isfinite(points).all(0)]
+        if not points.size:
+            return None
+        columns, rows, _ = np.linalg.inv(_matrix(image)) @ (*points, np.ones(points.shape[1]))
+        margin = 2 + max(np.ptp(columns) / window.width, np.ptp(rows) / window.height)
+        left, top = max(0, int(columns.min() - margin)), max(0, int(rows.min() - margin))
+        right, bottom = min(image.width, int(columns.max() + margin) + 1), min(image.height, int(rows.max() + margin) + 1)
+        return Window(left, top, right - left, bottom - top) if right > left and bottom > top else None
+
+    def _read(self, path: Path, bands: int | list[int], window: Window, mask: bool = False) -> np.ndarray:
+        dataset = self.open(path)
+        try:
+            values: np.ndarray = dataset.read_masks(bands, window=window) if mask else dataset.read(bands, window=window)
+        except (RasterioError, OSError) as error:
+            place = f"rows {int(window.row_off)} to {int(window.row_off + window.height)}"
+            raise InputError(f"{path} cannot be read at {place} ({_reason(error)}): it is truncated or damaged. Restore the file.") from error
+        return values
+
+
+def _matrix(dataset: DatasetReader) -> np.ndarray:
+    """3 x 3 matrix from (column, row, 1) to coordinates."""
+    return np.array(dataset.transform, np.float64).reshape(3, 3)
+
+
+def _reason(error: BaseException) -> str:
+    """What GDAL said, which rasterio keeps as the cause."""
+    return str(error.__cause__ or error).split("\n")[0]

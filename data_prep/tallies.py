@@ -1,0 +1,89 @@
+"""What a conversion counts and measures while the records go by."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from sgma_jax.data.schema import IGNORE, Example, Schema, SplitCounts
+from sgma_jax.errors import InputError
+
+
+class Tally:
+    """Counts of one split while it is written."""
+
+    def __init__(self, schema: Schema) -> None:
+        self.records = 0
+        self._ids: set[str] = set()
+        self._classes = schema.classes
+        self._labels = np.zeros(IGNORE + 1, np.int64)
+        self._records_available = np.zeros(len(schema.modalities), np.int64)
+        self._pixels_available = np.zeros(len(schema.modalities), np.int64)
+
+    def add(self, example: Example) -> None:
+        if example.id in self._ids:
+            raise InputError(f"two records of one split are called {example.id!r}; give each record its own id.")
+        labels = np.bincount(example.label.ravel(), minlength=IGNORE + 1)
+        if (codes := np.flatnonzero(labels[len(self._classes) : IGNORE])).size:
+            raise ValueError(f"{example.id}: label {codes[0] + len(self._classes)} is outside the {len(self._classes)} classes")
+        pixels = example.available.sum((1, 2))
+        self._ids.add(example.id)
+        self.records += 1
+        self._labels += labels
+        self._records_available += pixels > 0
+        self._pixels_available += pixels
+
+    def counts(self) -> SplitCounts:
+        return SplitCounts(
+            records=self.records,
+            labelled_pixels=tuple(self._labels[: len(self._classes)].tolist()),
+            ignored_pixels=int(self._labels[IGNORE]),
+            records_available=tuple(self._records_available.tolist()),
+            pixels_available=tuple(self._pixels_available.tolist()),
+        )
+
+
+class Statistics:
+    """Mean and standard deviation per band, merged tile by tile (Chan, Golub, LeVeque 1979): large offsets lose no digits."""
+
+    def __init__(self, bands: int) -> None:
+        self.count = 0
+        self._mean = np.zeros(bands)
+        self._squares = np.zeros(bands)
+
+    def add(self, pixels: np.ndarray) -> None:
+        """Add pixels [n, bands]."""
+        count = len(pixels)
+        if not count:
+            return
+        values = pixels.astype(np.float64)
+        mean = values.mean(0)
+        delta, total = mean - self._mean, self.count + count
+        self._squares += ((values - mean) ** 2).sum(0) + delta**2 * (self.count * count / total)
+        self._mean += delta * (count / total)
+        self.count = total
+
+    def result(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        # What is beyond these digits depends on the processor, and the manifest should not.
+        std = np.sqrt(self._squares / self.count)
+        return tuple(float(f"{v:.12g}") for v in self._mean), tuple(float(f"{v:.9g}") for v in std)
+
+
+def with_statistics(schema: Schema, statistics: Sequence[Statistics]) -> tuple[Schema, list[str]]:
+    modalities, findings = [], []
+    for modality, statistic in zip(schema.modalities, statistics, strict=True):
+        if not statistic.count:
+            raise InputError(
+                f"modality {modality.name!r} is available in no labelled pixel of the training split, so nothing can be learnt from it. "
+                "Leave it out with --modalities, or correct its nodata value."
+            )
+        mean, std = statistic.result()
+        for band, value in enumerate(std, 1):
+            if value == 0.0 or not math.isfinite(value):
+                findings.append(f"modality {modality.name}, band {band} is constant over the training pixels")
+        # A constant band carries nothing; dividing it by 1 keeps it at 0 instead of NaN.
+        modalities.append(dataclasses.replace(modality, mean=mean, std=tuple(v or 1.0 for v in std)))
+    return dataclasses.replace(schema, modalities=tuple(modalities)), findings

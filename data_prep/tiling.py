@@ -1,0 +1,27 @@
+"""Where the tiles of a large scene lie, and which tile a pixel belongs to when tiles overlap."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Span(NamedTuple):
+    """One tile along one axis of a scene."""
+
+    start: int
+    """First pixel of the tile."""
+    stop: int
+    """One past the last pixel that is both in the tile and in the scene; beyond it the tile is padding."""
+    owned: tuple[int, int]
+    """Half-open range of the scene's pixels that are more central in this tile than in any other. Tiles' ranges partition the scene."""
+
+
+def spans(length: int, tile: int, overlap: int) -> list[Span]:
+    """Tiles over `length` pixels, each sharing `overlap` with the next."""
+    step = tile - overlap
+    starts = [0]
+    while starts[-1] + tile < length:
+        starts.append(starts[-1] + step)
+    # The middle between two tiles' centres lies in the middle of what they share.
+    borders = [0, *(start + overlap // 2 for start in starts[1:]), length]
+    return [Span(start, min(start + tile, length), (borders[i], borders[i + 1])) for i, start in enumerate(starts)]

@@ -1,0 +1,12 @@
+"""Ablation: neither SGF nor MAS: the mean of the sensors' features.
+
+Reproduces: that row of the paper's ablation, in kind: the paper's ISPRS scores are Average 46.51, Last-1 2.61 (mIoU %).
+Command:    sgma train experiments/ablations/baseline.py --data.path runs/demo/data --workdir runs/ablation_baseline
+"""
+
+import dataclasses
+
+from experiments.demo import config as demo
+from sgma_jax.config import MeanFusionConfig
+
+config = dataclasses.replace(demo, name="ablation_baseline", model=dataclasses.replace(demo.model, fusion=MeanFusionConfig()), sampling=None)

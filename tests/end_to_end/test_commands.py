@@ -1,0 +1,154 @@
+"""The `sgma` command: what it leaves, and what it says to bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from sgma_jax.reporting.metrics_log import read_metrics
+
+Command = Callable[..., tuple[int, str, str]]
+
+
+def assert_one_line(result: tuple[int, str, str], *words: str) -> None:
+    status, _, err = result
+    lines = [line for line in err.splitlines() if line.strip()]
+    assert status == 2 and len(lines) == 1, err
+    for word in ("error: ", *words):
+        assert word in lines[0], lines[0]
+
+
+def test_a_run_leaves_configuration_metrics_events_and_checkpoints(tiny_run: Path) -> None:
+    assert json.loads((tiny_run / "config.json").read_text())["name"] == "tiny"
+    lines = read_metrics(tiny_run / "metrics.jsonl")
+    train = [line for line in lines if line["kind"] == "train"]
+    assert [line["step"] for line in train] == list(range(1, 21))
+    assert all(abs(sum(line["sampling"].values()) - 1) < 1e-9 for line in train)
+    assert {"loss", "loss_fused", "loss_mas", "gradient_norm", "learning_rate"} <= set(train[0])
+    assert [line["step"] for line in lines if line["kind"] == "evaluation"] == [10, 20]
+    assert list((tiny_run / "tensorboard").iterdir())
+    assert (tiny_run / "checkpoints" / "20").is_dir()
+    assert train[-1]["loss"] < train[0]["loss"]
+
+
+def test_evaluation_scores_every_subset_and_says_where_its_numbers_come_from(tiny_run: Path, sgma: Command) -> None:
+    status, out, _ = sgma("evaluate", tiny_run, "--split", "test", "--pictures", 1)
+    assert status == 0
+    assert "rgb" in out
+    report = json.loads((tiny_run / "evaluation" / "test.json").read_text())
+    assert report["split"] == "test"
+    assert report["missing"] == "skip"
+    assert report["modalities"] == ["rgb", "dsm"]
+    assert [row["modalities"] for row in report["subsets"]] == [["rgb"], ["dsm"], ["rgb", "dsm"]]
+    for row in report["subsets"]:
+        assert 0 <= row["miou"] <= 1
+        assert set(row["iou"]) == set(report["classes"])
+        assert 0 < row["coverage"] <= 1
+    scores = [row["miou"] for row in report["subsets"]]
+    assert report["average"] == pytest.approx(sum(scores) / 3)
+    assert report["last1"]["miou"] == min(scores)
+    assert report["top1"]["miou"] == max(scores)
+    assert set(report["bernoulli"]) == {"0.05", "0.1", "0.2"}
+    provenance = report["provenance"]
+    assert provenance["checkpoint_step"] == 20
+    assert provenance["manifest_hash"] == provenance["trained_on_manifest_hash"]
+    assert provenance["versions"]["jax"]
+    assert {p.name for p in (tiny_run / "pictures").iterdir()} >= {"test_000.png", "test_000_robustness.png", "training.png"}
+
+
+def test_the_zero_protocol_differs_only_where_a_sensor_is_absent(tiny_run: Path, sgma: Command) -> None:
+    assert sgma("evaluate", tiny_run, "--split", "validation")[0] == 0
+    assert sgma("evaluate", tiny_run, "--split", "validation", "--missing", "zero")[0] == 0
+    skip, zero = (json.loads((tiny_run / "evaluation" / f"{name}.json").read_text()) for name in ("validation", "validation_zero"))
+    assert zero["missing"] == "zero"
+    assert [row["coverage"] for row in zero["subsets"]] == [row["coverage"] for row in skip["subsets"]]
+    assert zero["subsets"][0]["iou"] != skip["subsets"][0]["iou"]
+
+
+def test_inspect_prints_a_table_and_json(tiny_preset: Path, sgma: Command) -> None:
+    status, out, _ = sgma("inspect", tiny_preset, "--size", 64)
+    assert status == 0
+    assert "fusion" in out
+    assert "total" in out
+    status, out, _ = sgma("inspect", tiny_preset, "--size", 64, "--json")
+    costs = json.loads(out)
+    assert status == 0
+    assert costs["total"]["parameters"] == sum(p["parameters"] for p in costs["parts"].values())
+
+
+def test_bad_presets_are_named(sgma: Command, tmp_path: Path, tiny_preset: Path, tiny_city: Path) -> None:
+    assert_one_line(sgma("train", tmp_path / "none.py", "--workdir", tmp_path / "run"), "none.py", "no such preset")
+    empty = tmp_path / "empty.py"
+    empty.write_text("x = 1\n")
+    assert_one_line(sgma("train", empty, "--workdir", tmp_path / "run"), "empty.py", "config = TrainConfig")
+    broken = tmp_path / "broken.py"
+    broken.write_text("import nothing_of_that_name\n")
+    assert_one_line(sgma("train", broken, "--workdir", tmp_path / "run"), "broken.py", "nothing_of_that_name")
+    assert_one_line(sgma("train", tiny_preset, "--workdir", tmp_path / "run"), "data.path")
+    crop = ("--data.path", tiny_city, "--data.crop", 500)
+    assert_one_line(sgma("train", tiny_preset, "--workdir", tmp_path / "run", *crop), "data.crop", "500")
+    assert not (tmp_path / "run").exists()
+    assert_one_line(sgma("nonsense"), "nonsense", "train")
+
+
+def test_a_converted_set_of_another_schema_is_refused_before_anything_is_written(
+    sgma: Command, tmp_path: Path, tiny_preset: Path, tiny_city: Path
+) -> None:
+    other = tmp_path / "other.py"
+    other.write_text(tiny_preset.read_text().replace('("rgb", "dsm")', '("rgb", "thermal")'))
+    assert_one_line(sgma("train", other, "--workdir", tmp_path / "run", "--data.path", tiny_city), "thermal")
+    other.write_text(tiny_preset.read_text().replace('"car"', '"boat"'))
+    assert_one_line(sgma("train", other, "--workdir", tmp_path / "run", "--data.path", tiny_city), "boat")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_of_another_preset_is_refused_and_left_alone(sgma: Command, tiny_run: Path, tiny_preset: Path, tiny_city: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.py"
+    other.write_text(tiny_preset.read_text().replace("head_width=16", "head_width=32"))
+    before = (tiny_run / "config.json").read_bytes(), (tiny_run / "metrics.jsonl").read_bytes()
+    assert_one_line(sgma("train", other, "--workdir", tiny_run, "--data.path", tiny_city), "model.head_width", "--workdir")
+    assert before == ((tiny_run / "config.json").read_bytes(), (tiny_run / "metrics.jsonl").read_bytes())
+
+
+def test_folders_that_are_no_runs_are_named(sgma: Command, tmp_path: Path, tiny_run: Path) -> None:
+    assert_one_line(sgma("evaluate", tmp_path / "nowhere"), "nowhere", "not a run")
+    untrained = tmp_path / "untrained"
+    untrained.mkdir()
+    (untrained / "config.json").write_text((tiny_run / "config.json").read_text())
+    assert_one_line(sgma("evaluate", untrained), "untrained", "no checkpoint")
+    (untrained / "config.json").write_text((tiny_run / "config.json").read_text().replace('"steps": 20', '"steps": "many"'))
+    assert_one_line(sgma("evaluate", untrained), "config.json", "steps")
+    assert_one_line(sgma("evaluate", tiny_run, "--split", "nonsense"), "nonsense")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path):
+    """A file system of its own of 24 MB, about one checkpoint of the tiny preset."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(disk)], capture_output=True, check=False)
+    if mounted.returncode:
+        pytest.skip("needs the right to mount a tmpfs, to have a disk that can be filled")
+    yield disk
+    subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def test_a_full_disk_is_one_line_and_the_run_goes_on_elsewhere(small_disk: Path, tiny_preset: Path, tiny_city: Path) -> None:
+    filler = small_disk / "filler"
+    filler.write_bytes(b"x" * (20 << 20))
+    run = small_disk / "run"
+    command = [sys.executable, "-c", "from sgma_jax.cli import main; main()", "train", str(tiny_preset), "--workdir", str(run)]
+    command += ["--data.path", str(tiny_city), "--stop-after", "10"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=os.environ, check=False)
+    assert done.returncode == 2, done.stderr[-3000:]
+    assert "the disk is full" in done.stderr.splitlines()[-1], done.stderr[-3000:]
+    filler.unlink()
+    subprocess.run(["mount", "-o", "remount,size=256m", str(small_disk)], check=True)
+    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    assert (run / "checkpoints" / "10").is_dir()

@@ -1,0 +1,89 @@
+"""Nothing is lost and nothing changes when a run stops and goes on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from sgma_jax.checkpointing import Checkpoints, read_config
+from sgma_jax.reporting.metrics_log import read_metrics
+from sgma_jax.sampling import SamplingTable
+from sgma_jax.sharding import make_mesh
+from sgma_jax.training import fit, state_initializer
+
+
+def lines_without_speed(run: Path) -> list[dict]:
+    return [{k: v for k, v in line.items() if k != "images_per_second"} for line in read_metrics(run / "metrics.jsonl")]
+
+
+def newest(run: Path):
+    """Everything in a run's newest checkpoint, as lists of arrays."""
+    config = read_config(run)
+    checkpoints = Checkpoints(run, 2)
+    step = checkpoints.latest()
+    restored = checkpoints.restore(step, state_initializer(config, make_mesh(1))[1])
+    checkpoints.close()
+    return step, [np.asarray(leaf) for leaf in jax.tree.leaves((restored.state, restored.sampling))], restored.iterator
+
+
+def assert_same_run(left: Path, right: Path) -> None:
+    (step, arrays, iterator), (step2, arrays2, iterator2) = newest(left), newest(right)
+    assert step == step2
+    assert iterator == iterator2
+    for a, b in zip(arrays, arrays2, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert lines_without_speed(left) == lines_without_speed(right)
+
+
+def test_twenty_steps_in_one_go_are_ten_and_ten_more(tiny_run: Path, tiny_city: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Losses, parameters, optimiser, sampling table and iterator to the last bit; record ids and draws too."""
+    seen: dict[int, tuple[list[int], list[int]]] = {}
+    draw = SamplingTable.draw
+
+    def watched(self, present, ids, step):
+        drawn = draw(self, present, ids, step)
+        first = seen.setdefault(step, (ids.tolist(), drawn.tolist()))
+        assert first == (ids.tolist(), drawn.tolist()), f"step {step} was another one the second time"
+        return drawn
+
+    monkeypatch.setattr(SamplingTable, "draw", watched)
+    config = read_config(tiny_run)
+    run = tmp_path / "in_two"
+    fit(config, run, stop_after=10)
+    assert newest(run)[0] == 10
+    assert max(line["step"] for line in read_metrics(run / "metrics.jsonl")) == 10
+    fit(config, run)
+    assert sorted(seen) == list(range(20))
+    assert_same_run(tiny_run, run)
+    fit(config, run)  # a finished run stays as it is
+    assert_same_run(tiny_run, run)
+
+
+def test_a_run_killed_at_any_moment_goes_on_to_the_same_end(tiny_run: Path, tiny_preset: Path, tiny_city: Path, tmp_path: Path) -> None:
+    """SIGKILL while starting, just after the first steps, and while a checkpoint is being written."""
+    run = tmp_path / "killed"
+    command = [sys.executable, "-c", "from sgma_jax.cli import main; main()", "train", str(tiny_preset), "--workdir", str(run)]
+    command += ["--data.path", str(tiny_city)]
+
+    def wait_for(happened) -> None:
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+        deadline = time.monotonic() + 240
+        while not happened() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.005)
+        assert process.poll() is None, "the run ended before it could be killed"
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+    wait_for(lambda: (run / "config.json").exists())
+    wait_for(lambda: (run / "metrics.jsonl").exists() and (run / "metrics.jsonl").read_bytes().count(b"\n") >= 4)
+    wait_for(lambda: any("tmp" in p.name for p in (run / "checkpoints").glob("*")))
+    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    assert_same_run(tiny_run, run)

@@ -1,0 +1,64 @@
+"""The oracle: Semantic-Guided Fusion in the paper's own, naive form, written plainly and slowly in float64 numpy-like JAX.
+
+Shares no code with sgma_jax.models: three separate depthwise convolutions, K queries at every pixel, attention head by head,
+unavailable modalities left out of every list instead of being masked.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+
+def _depthwise(x, kernel):  # x [h, w, c], kernel [k, k, 1, c]
+    return jax.lax.conv_general_dilated(
+        x[None], kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=x.shape[-1], precision="highest"
+    )[0]
+
+
+def _attention(query, tokens, mask, kernels, heads):
+    """Multi-head attention of queries [q, c] over tokens [m, c], of which only those with mask [m] take part: output [q, c], weights [h, q, m]."""
+    width = query.shape[-1] // heads
+    outputs, weights = [], []
+    for h in range(heads):
+        part = slice(h * width, (h + 1) * width)
+        q, k, v = query @ kernels["query"][:, part], tokens @ kernels["key"][:, part], tokens @ kernels["value"][:, part]
+        scores = jnp.where(mask[None], q @ k.T / jnp.sqrt(width), -1e30)
+        w = jnp.where(mask[None], jax.nn.softmax(scores, axis=-1), 0.0)
+        outputs.append(w @ v)
+        weights.append(w)
+    return jnp.concatenate(outputs, -1) @ kernels["out"], jnp.stack(weights)
+
+
+def naive_fusion(params, features, available, modalities, heads, norm="softmax"):
+    """Fused features [b, h, w, c] and robustness [b, m, h, w] of features [b, m, h, w, c] under a mask [b, m, h, w]."""
+
+    def sample(f, seen):
+        count, height, width, channels = f.shape
+        semantic = jnp.stack(
+            [
+                sum(_depthwise(f[i], params[f"projector_{m}"][f"dw{s}"]["kernel"]) for s in (11, 7, 3)) @ params[f"projector_{m}"]["point"]["kernel"]
+                for i, m in enumerate(modalities)
+            ]
+        )
+        maps = (f @ params["semantic_filter"]["kernel"]).reshape(count * height * width, -1)
+        everywhere = seen.reshape(-1)
+        if norm == "softmax":
+            weights = jax.nn.softmax(jnp.where(everywhere[:, None], maps, -1e30), axis=0)
+        else:
+            weights = maps
+        weights = jnp.where(everywhere[:, None], weights, 0.0)
+        prototypes = weights.T @ semantic.reshape(-1, channels)
+
+        def pixel(tokens, mask):
+            spatial = {k: v["kernel"] for k, v in params["spatial"].items()}
+            robust = {k: v["kernel"] for k, v in params["robustness"].items()}
+            by_class, _ = _attention(prototypes, tokens, mask, spatial, heads)
+            fused, attention = _attention(by_class.mean(0)[None], tokens, mask, robust, heads)
+            return fused[0], attention.mean(0)[0]
+
+        tokens = semantic.transpose(1, 2, 0, 3).reshape(-1, count, channels)
+        fused, robustness = jax.vmap(pixel)(tokens, seen.transpose(1, 2, 0).reshape(-1, count))
+        return fused.reshape(height, width, channels), robustness.T.reshape(count, height, width)
+
+    return jax.vmap(sample)(features, available)

@@ -1,0 +1,107 @@
+"""The layers that Flax lacks, each against a plain oracle."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sgma_jax.models.layers import DropPath, MaskedBatchNorm, _depthwise_cpu, depthwise, masked_softmax, resize
+
+
+def grouped_convolution(x, kernel):
+    return jax.lax.conv_general_dilated(
+        x, kernel[:, :, None, :], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=x.shape[-1], precision="highest"
+    )
+
+
+@pytest.mark.parametrize("size", [3, 11])
+@pytest.mark.parametrize("group", [None, 3])
+def test_depthwise_and_its_gradients_are_those_of_a_grouped_convolution(size: int, group: int | None) -> None:
+    rng = np.random.default_rng(size)
+    lead = () if group is None else (group,)
+    x, kernel = rng.normal(size=(2, *lead, 7, 5, 4)).astype(np.float32), rng.normal(size=(*lead, size, size, 4)).astype(np.float32)
+
+    def oracle(x, kernel):
+        return grouped_convolution(x, kernel) if group is None else jax.vmap(grouped_convolution, (1, 0), 1)(x, kernel)
+
+    np.testing.assert_allclose(depthwise(x, kernel), oracle(x, kernel), rtol=1e-5, atol=1e-4)
+    gradients = [jax.grad(lambda x, k, f=f: jnp.sum(jnp.sin(f(x, k))), (0, 1))(x, kernel) for f in (depthwise, oracle)]
+    for got, want in zip(*gradients, strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("group", [None, 3])
+def test_the_accelerators_depthwise_is_the_cpus(group: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    lead = () if group is None else (group,)
+    x, kernel = rng.normal(size=(2, *lead, 6, 6, 4)).astype(np.float32), rng.normal(size=(*lead, 11, 11, 4)).astype(np.float32)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    np.testing.assert_allclose(depthwise(x, kernel), _depthwise_cpu(x, kernel), rtol=1e-5, atol=1e-4)
+
+
+@given(seed=st.integers(0, 2**32 - 1), share=st.sampled_from([0.0, 0.5, 1.0]))
+def test_masked_softmax_is_softmax_over_the_mask_and_zero_elsewhere_with_finite_gradients(seed: int, share: float) -> None:
+    rng = np.random.default_rng(seed)
+    scores, mask = (50 * rng.normal(size=(4, 6))).astype(np.float32), rng.random((4, 6)) < share
+    got = np.asarray(masked_softmax(jnp.asarray(scores), jnp.asarray(mask), 1))
+    for row, seen, weights in zip(scores.astype(np.float64), mask, got, strict=True):
+        want = np.exp(row[seen] - row[seen].max()) / np.exp(row[seen] - row[seen].max()).sum() if seen.any() else []
+        np.testing.assert_allclose(weights[seen], want, rtol=1e-5, atol=1e-7)
+        assert (weights[~seen] == 0).all()
+    gradient = jax.grad(lambda s: jnp.sum(masked_softmax(s, jnp.asarray(mask), 1) ** 2))(jnp.asarray(scores))
+    assert np.isfinite(gradient).all()
+    assert (np.asarray(gradient)[~mask] == 0).all()
+
+
+def test_batch_norm_sees_only_the_masked_positions_and_keeps_torchs_running_statistics() -> None:
+    rng = np.random.default_rng(0)
+    x, mask = rng.normal(3.0, 2.0, size=(2, 4, 5, 3)).astype(np.float32), rng.random((2, 4, 5)) < 0.5
+    norm = MaskedBatchNorm()
+    variables = norm.init(jax.random.key(0), x, mask, True)
+    assert (np.asarray(variables["batch_stats"]["var"]) == 1).all(), "initialising must not update the running statistics"
+    got, updates = norm.apply(variables, x, mask, True, mutable=["batch_stats"])
+    seen = x[mask].astype(np.float64)
+    np.testing.assert_allclose(got, (x - seen.mean(0)) / np.sqrt(seen.var(0) + 1e-5), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(updates["batch_stats"]["mean"], 0.1 * seen.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(updates["batch_stats"]["var"], 0.9 + 0.1 * seen.var(0, ddof=1), rtol=1e-5)
+    elsewhere = np.where(mask[..., None], x, 1e6).astype(np.float32)
+    again, updates2 = norm.apply(variables, elsewhere, mask, True, mutable=["batch_stats"])
+    np.testing.assert_array_equal(np.asarray(again)[mask], np.asarray(got)[mask])
+    np.testing.assert_array_equal(updates2["batch_stats"]["mean"], updates["batch_stats"]["mean"])
+    still = norm.apply({**variables, **updates}, x, mask, False)
+    stats = {k: np.asarray(v) for k, v in updates["batch_stats"].items()}
+    np.testing.assert_allclose(still, (x - stats["mean"]) / np.sqrt(stats["var"] + 1e-5), rtol=1e-4, atol=1e-4)
+
+
+def test_drop_path_keeps_the_mean_and_drops_whole_samples() -> None:
+    x = jnp.ones((4000, 2, 2, 1))
+    y = np.asarray(DropPath(0.25).apply({}, x, True, rngs={"dropout": jax.random.key(0)}))
+    per_sample = y.reshape(len(y), -1)
+    assert ((per_sample == 0).all(1) | np.isclose(per_sample, 1 / 0.75).all(1)).all()
+    assert abs(y.mean() - 1.0) < 0.05
+    assert (np.asarray(DropPath(0.25).apply({}, x, False)) == 1).all()
+
+
+def bilinear(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """PyTorch's formula for align_corners=False, pixel by pixel."""
+    out = np.zeros((height, width, image.shape[2]))
+    for y in range(height):
+        for x in range(width):
+            sy = min(max((y + 0.5) * image.shape[0] / height - 0.5, 0), image.shape[0] - 1)
+            sx = min(max((x + 0.5) * image.shape[1] / width - 0.5, 0), image.shape[1] - 1)
+            y0, x0 = int(sy), int(sx)
+            y1, x1 = min(y0 + 1, image.shape[0] - 1), min(x0 + 1, image.shape[1] - 1)
+            fy, fx = sy - y0, sx - x0
+            top, bottom = image[y0, x0] * (1 - fx) + image[y0, x1] * fx, image[y1, x0] * (1 - fx) + image[y1, x1] * fx
+            out[y, x] = top * (1 - fy) + bottom * fy
+    return out
+
+
+@pytest.mark.parametrize("size", [(8, 12), (7, 5), (3, 4)])
+def test_resize_is_bilinear_with_half_pixel_centres_and_no_antialiasing(size: tuple[int, int]) -> None:
+    image = np.random.default_rng(0).normal(size=(3, 4, 2)).astype(np.float32)
+    np.testing.assert_allclose(resize(jnp.asarray(image)[None], *size)[0], bilinear(image, *size), rtol=1e-5, atol=1e-5)
