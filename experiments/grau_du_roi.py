@@ -3,6 +3,7 @@
 Reproduces: nothing of the paper; it shows the method on its own setting (rgb + nir + height) at the size of a fixture. Reference scores
             on the test split, mIoU: random forest 0.90 with rgb+nir+ndsm, 0.73 ndsm, 0.67 rgb, 0.37 nir. Label and height come from the
             same LiDAR points, so the height is a favoured sensor: this shows dominance, and is no fair benchmark of accuracy.
+Expected:   docs/results.md has what it reaches, and in how many minutes.
 Command:    python -m data_prep.geotiff SCENE OUT --modalities rgb nir ndsm --tile 128 --overlap 64
             sgma train experiments/grau_du_roi.py --data.path OUT --workdir RUN
             sgma evaluate RUN --split test

@@ -2,6 +2,7 @@
 
 Reproduces: nothing of the paper; it shows the method on real input (reference scores on the test split, mIoU: random forest 0.50
             with rgb+nir, 0.44 rgb, 0.31 nir; a small U-Net after 3 minutes 0.43 rgb+nir).
+Expected:   docs/results.md has what it reaches, and in how many minutes.
 Command:    python -m data_prep.geotiff SCENE OUT --modalities rgb nir
             sgma train experiments/zion.py --data.path OUT --workdir RUN
             sgma evaluate RUN --split test

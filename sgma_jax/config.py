@@ -131,10 +131,13 @@ class TrainConfig:
     name: str
     """Short name of the experiment."""
     data: DataConfig
+    """What is read, and how."""
     model: ModelConfig = field(default_factory=ModelConfig)
+    """The network."""
     sampling: SamplingConfig | None = field(default_factory=SamplingConfig)
     """Modality-aware sampling, or None for training without its branch."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    """How the parameters move."""
     steps: int
     """Optimiser steps of the whole run (the paper trains 200 epochs [P]: 200 x records / batch size)."""
     warmup_steps: int = 0
@@ -164,7 +167,8 @@ def check(config: TrainConfig) -> None:
         raise InputError(f'model.stem="replicate" takes sensors of 1 or 3 bands, not {wrong[0]}; use stem="linear" in the preset.')
     positive = {"data.crop": data.crop, "data.batch_size": data.batch_size, "data.evaluation_batch_size": data.evaluation_batch_size,
                 "steps": config.steps, "evaluate_every": config.evaluate_every, "log_every": config.log_every,
-                "keep_checkpoints": config.keep_checkpoints, "fsdp": config.fsdp, "model.magnify": config.model.magnify}  # fmt: skip
+                "keep_checkpoints": config.keep_checkpoints, "fsdp": config.fsdp, "model.magnify": config.model.magnify,
+                "model.head_width": config.model.head_width}  # fmt: skip
     for name, value in positive.items():
         if value < 1:
             raise InputError(f"{name} is {value}; it must be at least 1.")
@@ -172,6 +176,18 @@ def check(config: TrainConfig) -> None:
         raise InputError(f"warmup_steps is {config.warmup_steps}; it must lie between 0 and steps ({config.steps}), excluded.")
     if not 0.0 <= data.modality_dropout <= 1.0:
         raise InputError(f"data.modality_dropout is {data.modality_dropout}; it is a probability between 0 and 1.")
+    rates = {"model.head_dropout": config.model.head_dropout, "model.encoder.drop_path_rate": config.model.encoder.drop_path_rate}
+    for name, rate in rates.items():
+        if not 0.0 <= rate < 1.0:
+            raise InputError(f"{name} is {rate}; it is a probability of at least 0 and below 1.")
+    if not config.optimizer.peak_learning_rate > 0.0:
+        raise InputError(f"optimizer.peak_learning_rate is {config.optimizer.peak_learning_rate}; it must be positive.")
+    if not config.optimizer.clip_norm > 0.0:
+        raise InputError(f"optimizer.clip_norm is {config.optimizer.clip_norm}; it must be positive (a large number, such as 1e9, clips nothing).")
+    if data.workers < 0:
+        raise InputError(f"data.workers is {data.workers}; it must be at least 0.")
+    if not 0 <= config.seed < 2**32:
+        raise InputError(f"seed is {config.seed}; it must lie between 0 and 2^32 - 1.")
     if config.sampling and not (0.0 <= config.sampling.decay < 1.0 and config.sampling.floor > 0.0 and config.sampling.lag >= 0):
         raise InputError("sampling needs 0 <= decay < 1, floor > 0 and lag >= 0.")
 
@@ -214,7 +230,7 @@ def _decode(value: Any, hint: Any, where: str) -> Any:
         for option in args:
             if dataclasses.is_dataclass(option) and getattr(option, "__name__", None) == kind:
                 return _decode(value, option, where)
-    elif dataclasses.is_dataclass(hint) and isinstance(value, dict):
+    elif dataclasses.is_dataclass(hint) and isinstance(value, dict) and value.get("kind") == getattr(hint, "__name__", None):
         hints = typing.get_type_hints(hint)
         given = {k: v for k, v in value.items() if k != "kind"}
         if set(given) != set(hints):

@@ -32,6 +32,7 @@ def one_line_errors(main: Callable[[], None]) -> Callable[[], None]:
     def wrapped() -> None:
         try:
             main()
+            sys.stdout.flush()  # so that a reader that has gone is noticed here and not at the interpreter's exit
         except InputError as error:
             message = " ".join(str(error).split())
         except BrokenPipeError:  # `sgma inspect ... | head`: the reader has gone, which is no error of ours

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from sgma_jax.config import OptimizerConfig
@@ -12,7 +13,13 @@ from sgma_jax.config import OptimizerConfig
 
 def learning_rate(config: OptimizerConfig, steps: int, warmup_steps: int) -> optax.Schedule:
     """Linear from `warmup_start` of the peak to the peak, then polynomial to 0 at the last step."""
-    decay = optax.polynomial_schedule(config.peak_learning_rate, 0.0, config.decay_power, steps - warmup_steps)
+    length = steps - warmup_steps
+
+    def decay(count: Any) -> Any:
+        # Optax's polynomial_schedule is NaN at the last step when compiled: 1 - count / length rounds below 0 before the power.
+        left = jnp.clip(length - count, 0, length) / length
+        return config.peak_learning_rate * left**config.decay_power
+
     if warmup_steps == 0:
         return decay
     warmup = optax.linear_schedule(config.warmup_start * config.peak_learning_rate, config.peak_learning_rate, warmup_steps)

@@ -65,7 +65,7 @@ class SamplingTable:
             for row, useful, i in zip(robustness, informative, ids, strict=True):
                 old = self._sample_rows[i] if self._seen[i] else self._rows
                 self._sample_rows[i] = np.where(useful, keep * old + (1 - keep) * row, old)
-                self._seen[i] = True
+                self._seen[i] |= useful.any()
 
     def probabilities(self, ids: Int[np.ndarray, " batch"] | None = None) -> Float[np.ndarray, "*batch modality"]:
         """Sampling probabilities: inverted robustness, normalised per scale, mean over scales [P]; of the global row, or per record."""

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from sgma_jax.checkpointing import Checkpoints, prepare_run
 from sgma_jax.config import TrainConfig, check
@@ -36,8 +36,9 @@ class StepReport(NamedTuple):
     losses: dict[str, Float[Array, ""]]
     """loss, loss_fused, loss_mas (with MAS) and gradient_norm."""
     robustness: Float[Array, "batch scale modality"]
-    """As SamplingTable.update takes it."""
+    """As SamplingTable.update takes it, of the global batch."""
     informative: Bool[Array, "batch scale modality"]
+    ids: Int[Array, " batch"]
 
 
 def state_initializer(config: TrainConfig, mesh: Mesh) -> tuple[Callable[[], TrainState], Any]:
@@ -98,8 +99,8 @@ def make_train_step(config: TrainConfig, mesh: Mesh, shapes: TrainState) -> Call
         gradients, (losses, outputs, batch_stats) = jax.grad(loss, has_aux=True)(state.params)
         updates, opt_state = tx.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        losses["gradient_norm"] = optax.global_norm(gradients)
-        return TrainState(state.step + 1, params, batch_stats, opt_state), StepReport(losses, *robustness_report(outputs))
+        losses["gradient_norm"] = optax.tree.norm(gradients)
+        return TrainState(state.step + 1, params, batch_stats, opt_state), StepReport(losses, *robustness_report(outputs), batch.ids)
 
     return jax.jit(train_step, in_shardings=(shardings, batch_sharding(mesh)), out_shardings=(shardings, replicated(mesh)), donate_argnums=0)
 
@@ -154,7 +155,7 @@ def fit(config: TrainConfig, workdir: Path, *, stop_after: int | None = None) ->
                 batch = batch._replace(drawn=table.draw(batch.available.any((2, 3)), batch.ids, step))
             state, report = train_step(state, put_batch(batch, mesh))
             if table:
-                table.push(report.robustness, report.informative, batch.ids)
+                table.push(report.robustness, report.informative, report.ids)
             done = step + 1
             if done % config.log_every == 0 or done == stop:
                 losses = {k: float(v) for k, v in report.losses.items()}  # waits for this step; the next batch is being prepared meanwhile

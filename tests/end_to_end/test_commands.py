@@ -19,7 +19,8 @@ Command = Callable[..., tuple[int, str, str]]
 def assert_one_line(result: tuple[int, str, str], *words: str) -> None:
     status, _, err = result
     lines = [line for line in err.splitlines() if line.strip()]
-    assert status == 2 and len(lines) == 1, err
+    assert status == 2
+    assert len(lines) == 1, err
     for word in ("error: ", *words):
         assert word in lines[0], lines[0]
 
