@@ -24,8 +24,8 @@ config = TrainConfig(
     # At 30 m a stride of 4 would be 120 m, more than many patches; nothing is pretrained, so a small encoder and head, and ten
     # times the paper's learning rate.
     model=ModelConfig(encoder=PvtV2Config(variant="b0", drop_path_rate=0.0), magnify=2, head_width=128, head_dropout=0.1),
-    optimizer=OptimizerConfig(peak_learning_rate=6e-4),
-    steps=1400,
+    optimizer=OptimizerConfig(peak_learning_rate=1e-3),
+    steps=1150,
     warmup_steps=50,
-    evaluate_every=700,
+    evaluate_every=575,
 )

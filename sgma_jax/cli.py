@@ -44,6 +44,8 @@ class TrainArguments:
 
     workdir: Path
     """Folder of the run."""
+    resume: bool = True
+    """Continue from the newest checkpoint where the folder has one; --no-resume refuses such a folder instead."""
     stop_after: int | None = None
     """Stop after this step, with a checkpoint; the same command without it goes on."""
 
@@ -84,13 +86,15 @@ def train(arguments: list[str]) -> None:
             return
         raise InputError("sgma train needs a preset first, such as `sgma train experiments/demo.py --workdir runs/demo`.")
     preset = load_preset(Path(arguments[0]))
+    if "--help" in arguments or "-h" in arguments:
+        arguments = [*arguments, "--workdir", "RUN"]  # what is asked for is the list of fields
     own, rest = tyro.cli(TrainArguments, args=arguments[1:], return_unknown_args=True, add_help=False)
-    config = tyro.cli(TrainConfig, default=preset, args=rest, prog=f"sgma train {arguments[0]} --workdir RUN [--stop-after STEP]",
-                      config=(tyro.conf.AvoidSubcommands,))  # fmt: skip
+    prog = f"sgma train {arguments[0]} --workdir RUN [--no-resume] [--stop-after STEP]"
+    config = tyro.cli(TrainConfig, default=preset, args=rest, prog=prog, config=(tyro.conf.AvoidSubcommands,))
     _prepare_jax()
     from sgma_jax.training import fit
 
-    fit(config, own.workdir, stop_after=own.stop_after)
+    fit(config, own.workdir, stop_after=own.stop_after, resume=own.resume)
 
 
 def evaluate(arguments: list[str]) -> None:

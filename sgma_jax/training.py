@@ -105,11 +105,11 @@ def make_train_step(config: TrainConfig, mesh: Mesh, shapes: TrainState) -> Call
     return jax.jit(train_step, in_shardings=(shardings, batch_sharding(mesh)), out_shardings=(shardings, replicated(mesh)), donate_argnums=0)
 
 
-def fit(config: TrainConfig, workdir: Path, *, stop_after: int | None = None) -> None:
+def fit(config: TrainConfig, workdir: Path, *, stop_after: int | None = None, resume: bool = True) -> None:
     """Train into `workdir`, or continue what is there from its newest checkpoint, bit for bit.
 
-    `stop_after` ends early, after a checkpoint at that step; the schedule stays that of `config.steps`. Raises InputError for a
-    configuration or data set that does not fit, before anything is written.
+    `stop_after` ends early, after a checkpoint at that step; the schedule stays that of `config.steps`. Without `resume` a run that
+    has a checkpoint is refused. Raises InputError for a configuration or data set that does not fit, before anything is written.
     """
     check(config)
     mesh = make_mesh(config.fsdp)
@@ -128,6 +128,8 @@ def fit(config: TrainConfig, workdir: Path, *, stop_after: int | None = None) ->
     checkpoints = Checkpoints(workdir, config.keep_checkpoints)
 
     start = checkpoints.latest() or 0
+    if start and not resume:
+        raise InputError(f"{workdir} has a checkpoint of step {start}; leave out --no-resume to go on from it, or use another --workdir.")
     if start:
         restored = checkpoints.restore(start, shapes)
         if restored.manifest_hash != source.manifest_hash:

@@ -16,7 +16,11 @@ SHORT = ("--steps", 2, "--warmup-steps", 0, "--evaluate-every", 2, "--log-every"
 
 @pytest.mark.real_data
 @pytest.mark.parametrize(
-    ("scene", "preset", "sensors"), [("zion30m", "zion", ("rgb", "nir")), ("ign_grauduroi", "grau_du_roi", ("rgb", "nir", "ndsm"))]
+    ("scene", "preset", "sensors"),
+    [
+        pytest.param("zion30m", "zion", ("rgb", "nir"), marks=pytest.mark.slow),
+        ("ign_grauduroi", "grau_du_roi", ("rgb", "nir", "ndsm")),
+    ],
 )
 def test_a_real_scene_converts_trains_and_evaluates(
     scene: str, preset: str, sensors: tuple[str, ...], real_data: Path, tmp_path: Path, sgma: Callable, monkeypatch: pytest.MonkeyPatch
