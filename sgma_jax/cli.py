@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import os
 import runpy
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
+from absl import logging as absl_logging
 
 from sgma_jax.config import TrainConfig, check
 from sgma_jax.errors import InputError, one_line_errors
@@ -128,7 +130,10 @@ def inspect(arguments: list[str]) -> None:
 
 
 def _prepare_jax() -> None:
-    """Keep compiled programs between runs, in the user's cache folder unless JAX is told otherwise."""
+    """Keep compiled programs between runs, in the user's cache folder unless JAX is told otherwise; say nothing twice."""
+    # What goes wrong in Orbax's background threads is raised in the foreground too; their own log of it is noise.
+    absl_logging.set_verbosity(absl_logging.FATAL)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL + 1)
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "sgma_jax"
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
 

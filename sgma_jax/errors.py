@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -41,6 +42,7 @@ def one_line_errors(main: Callable[[], None]) -> Callable[[], None]:
         except Exception as error:
             if not is_disk_full(error):
                 raise
+            logging.disable(logging.CRITICAL)  # Orbax writes in the background, and would tell of each failed write behind our line
             where = getattr(error, "filename", None) or "the output folder"
             message = f"{where}: the disk is full, so nothing more was written. Free some space and run the same command again."
         else:

@@ -149,6 +149,8 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_elsewhere(small_disk: Path,
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=os.environ, check=False)
     assert done.returncode == 2, done.stderr[-3000:]
     assert "the disk is full" in done.stderr.splitlines()[-1], done.stderr[-3000:]
+    assert "Traceback" not in done.stderr
+    assert done.stderr.count("rror") == 1, done.stderr[-3000:]
     filler.unlink()
     subprocess.run(["mount", "-o", "remount,size=256m", str(small_disk)], check=True)
     subprocess.run(command, check=True, capture_output=True, timeout=300)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import io
 import re
-import runpy
 import shlex
 import subprocess
 import sys
@@ -87,7 +87,7 @@ def test_every_command_of_the_readme_runs(users_folder: Path, monkeypatch: pytes
             arguments.append("--overwrite")  # the README shows two ways to make the same folder
         if kind.startswith("python"):
             monkeypatch.setattr(sys, "argv", [arguments[2], *arguments[3:]])
-            runpy.run_module(arguments[2], run_name="__main__")
+            importlib.import_module(arguments[2]).main()
         else:
             monkeypatch.setattr(sys, "argv", arguments)
             main()
