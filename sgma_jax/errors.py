@@ -42,9 +42,12 @@ def one_line_errors(main: Callable[[], None]) -> Callable[[], None]:
         except Exception as error:
             if not is_disk_full(error):
                 raise
-            logging.disable(logging.CRITICAL)  # Orbax writes in the background, and would tell of each failed write behind our line
             where = getattr(error, "filename", None) or "the output folder"
-            message = f"{where}: the disk is full, so nothing more was written. Free some space and run the same command again."
+            print(f"error: {where}: the disk is full, so nothing more was written. Free some space and run the same command again.", file=sys.stderr)
+            # Orbax writes in the background, and each failed write would be told again behind our line, until the interpreter is gone.
+            logging.disable(logging.CRITICAL)
+            sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+            raise SystemExit(2) from None
         else:
             return
         print(f"error: {message}", file=sys.stderr)
