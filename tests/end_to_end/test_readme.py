@@ -28,7 +28,8 @@ COMMANDS = [line for language, text in BLOCKS if language == "" for line in text
 SHORTER = {
     "python -m data_prep.synthetic": "--size 32 --train 3 --validation 2 --test 2",
     "python -m data_prep.geotiff": "",
-    "sgma train": "--data.crop 32 --data.batch-size 2 --data.evaluation-batch-size 2 --steps 2 --warmup-steps 0 --log-every 1 --evaluate-every 2",
+    "sgma train": "--data.modalities rgb dsm --data.bands 3 1 --data.crop 32 --data.batch-size 2 --data.evaluation-batch-size 2 "
+    "--steps 2 --warmup-steps 0 --log-every 1 --evaluate-every 2",
     "sgma evaluate": "",
     "sgma inspect": "--size 64",
 }
