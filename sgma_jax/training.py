@@ -53,7 +53,7 @@ def state_initializer(config: TrainConfig, mesh: Mesh) -> tuple[Callable[[], Tra
         return TrainState(jnp.zeros((), jnp.int32), variables["params"], variables["batch_stats"], tx.init(variables["params"]))
 
     shapes = with_sharding(jax.eval_shape(init), mesh)
-    # It runs once, and on CPU optimising its hundreds of random draws would take longer than all of training's compilation.
+    # It runs once, and on CPU optimising its hundreds of random draws would take nearly as long as compiling the training step.
     quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
     return jax.jit(init, out_shardings=jax.tree.map(lambda x: x.sharding, shapes), compiler_options=quick), shapes
 

@@ -20,9 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sgma_jax.errors import InputError
-
-IGNORE = 255
-"""Label of a pixel that is neither trained on nor scored."""
+from sgma_jax.structs import IGNORE as IGNORE  # converters may import this module, and not structs
 
 SPLITS = ("train", "validation", "test")
 DTYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64")
