@@ -92,6 +92,10 @@ class Rasters:
         """Band 1 of the rows first to last, over the whole width."""
         return self._read(path, 1, Window(0, first, self.open(path).width, last - first))
 
+    def window(self, path: Path, bands: list[int], window: Window) -> np.ndarray:
+        """Bands [bands, rows, columns] of a window inside the raster, as stored: no band is taken for a mask."""
+        return self._read(path, bands, window)
+
     def image(self, path: Path, label: Path, box: Box) -> tuple[np.ndarray, np.ndarray]:
         """Pixels [side, side, bands] in the raster's own type, 0 where there are none, and availability [side, side]."""
         bands = self.bands(path)

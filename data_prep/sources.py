@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import stat
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from sgma_jax.errors import InputError
+from sgma_jax.errors import InputError, is_disk_full
 
 NESTING = 2
 """Archives inside archives that are unpacked: an outer one of inner ones, as ISPRS delivers Potsdam."""
 EXPANSION = 500
 """[C] An archive that expands more is taken for a bomb. Flat labels, the best that images do, compress some 150 times; the format's limit is 1032."""
 SMALL = 2**30
-"""Archives up to this many bytes in all may expand by any ratio."""
+"""[C] Archives up to this many bytes in all may expand by any ratio."""
 SPARE_DISK = 2**30
-"""Bytes that stay free on the disk."""
+"""[C] Bytes that stay free on the disk."""
 MEND = "The archive is not what its publisher delivers: download it again, or unpack it by hand and give the folder."
 
 
@@ -50,7 +52,7 @@ def open_source(source: Path, scratch: Path) -> Iterator[SourceTree]:
     """The files of a folder or of one archive; archives are unpacked below `scratch`, a folder that exists, and removed afterwards.
 
     Raises InputError for a source that does not exist or is empty, and for an archive that is damaged or encrypted, or that holds
-    a member outside its folder, a link, or more than the disk takes.
+    a member outside its folder, a link, one name twice, or more than the disk takes.
     """
     if not source.exists():
         raise InputError(f"{source} does not exist. Give the folder with the data set's files, or an archive as it was downloaded.")
@@ -58,15 +60,10 @@ def open_source(source: Path, scratch: Path) -> Iterator[SourceTree]:
     archives: dict[str, Path] = {}
     unpacked = scratch / "unpacked"
     try:
-        base = source if source.is_dir() else source.parent
-        found = sorted(p for p in source.rglob("*") if p.is_file()) if source.is_dir() else [source]
-        for path in found:
-            name = path.relative_to(base).as_posix()
-            if any(part.startswith(".") or part == "__MACOSX" for part in PurePosixPath(name).parts):
-                continue
+        for name, path in _walk(source) if source.is_dir() else [(source.name, source)]:
             if path.suffix.lower() == ".zip":
                 archives[name] = path
-                files.update(_unpack(path, name, unpacked / f"{len(archives)}", NESTING))
+                files.update(_unpack(path, name, unpacked / f"{len(archives)}", NESTING, scratch))
             else:
                 files[name] = path
         if not files:
@@ -76,51 +73,80 @@ def open_source(source: Path, scratch: Path) -> Iterator[SourceTree]:
         shutil.rmtree(unpacked, ignore_errors=True)
 
 
-def _unpack(archive: Path, name: str, target: Path, depth: int) -> Iterator[tuple[str, Path]]:
+def _walk(folder: Path) -> Iterator[tuple[str, Path]]:
+    """Files by name relative to the folder, in order. Links are followed, because large sets often lie on another disk."""
+
+    def refuse(error: OSError) -> None:
+        raise InputError(f"{error.filename} cannot be read ({error.strerror}). Make it readable, or give another folder.") from error
+
+    found: dict[str, Path] = {}
+    seen: set[str] = set()
+    for parent, folders, names in os.walk(folder, followlinks=True, onerror=refuse):
+        real = os.path.realpath(parent)
+        if real in seen:  # a link to a folder above or beside it
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(f for f in folders if not _is_clutter(f))
+        for name in names:
+            path = Path(parent, name)
+            if not _is_clutter(name) and path.is_file():
+                found[path.relative_to(folder).as_posix()] = path
+    yield from sorted(found.items())
+
+
+def _unpack(archive: Path, name: str, target: Path, depth: int, scratch: Path) -> Iterator[tuple[str, Path]]:
     """Members of an archive by name, unpacked below `target`."""
     target.mkdir(parents=True)
     try:
         with zipfile.ZipFile(archive) as opened:
-            members = [m for m in opened.infolist() if not m.is_dir() and not _is_clutter(m.filename)]
-            for member in members:
-                _check_member(name, member)
-            needed, free = sum(m.file_size for m in members), shutil.disk_usage(target).free
+            members = [(m, m.filename.replace("\\", "/")) for m in opened.infolist() if not m.is_dir()]
+            members = [(member, inner) for member, inner in members if not _is_clutter(inner)]
+            for member, inner in members:
+                _check_member(f"{name}, member {inner!r}", member, PurePosixPath(inner))
+            needed, free = sum(m.file_size for m, _ in members), shutil.disk_usage(target).free
             if needed > max(SMALL, EXPANSION * archive.stat().st_size):
                 raise InputError(f"{name} claims to expand {needed // archive.stat().st_size} times. {MEND}")
             if needed > free - SPARE_DISK:
                 raise InputError(
-                    f"{name} unpacks to {needed / 2**30:.1f} GiB, but {target.parent.parent.parent} has {free / 2**30:.1f} GiB left. "
+                    f"{name} unpacks to {needed / 2**30:.1f} GiB, but {scratch} has {free / 2**30:.1f} GiB left. "
                     "Free some space, or unpack it elsewhere and give that folder."
                 )
-            for number, member in enumerate(members):
-                inner = f"{name}/{member.filename}"
-                # By number, because two members may differ in case only.
-                path = target / f"{number:05d}" / PurePosixPath(member.filename).name
-                path.parent.mkdir()
+            folders: dict[PurePosixPath, Path] = {}
+            for member, inner in members:
+                # A number for each folder: what stands beside a raster (world file, mask) stays beside it, and no name of the
+                # archive becomes a folder of ours.
+                folder = folders.setdefault(PurePosixPath(inner).parent, target / f"{len(folders)}")
+                folder.mkdir(exist_ok=True)
+                path = folder / PurePosixPath(inner).name
+                if path.exists():
+                    raise InputError(f"{name} holds the member {inner!r} twice. {MEND}")
                 with opened.open(member) as reading, path.open("wb") as writing:
                     shutil.copyfileobj(reading, writing, 2**20)
-                if path.suffix.lower() == ".zip":
-                    if depth == 1:
-                        raise InputError(f"{inner}: an archive inside an archive inside an archive is not unpacked. Unpack it, and give the folder.")
-                    yield from _unpack(path, inner, target / f"{number:05d}" / "inside", depth - 1)
-                    path.unlink()
-                else:
-                    yield inner, path
-    except (zipfile.BadZipFile, zipfile.LargeZipFile, EOFError, NotImplementedError, RuntimeError) as error:
+                if path.suffix.lower() != ".zip":
+                    yield f"{name}/{inner}", path
+                    continue
+                if depth == 1:
+                    raise InputError(
+                        f"{name}/{inner}: an archive inside an archive inside an archive is not unpacked. Unpack it, and give the folder."
+                    )
+                yield from _unpack(path, f"{name}/{inner}", target / f"inside-{len(list(target.iterdir()))}", depth - 1, scratch)
+                path.unlink()
+    except (zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError) as error:
+        if is_disk_full(error):
+            raise
         raise InputError(f"{name} cannot be unpacked ({error}): it is damaged, or no plain zip archive. Download it again.") from error
 
 
-def _check_member(archive: str, member: zipfile.ZipInfo) -> None:
-    place = f"{archive}, member {member.filename!r}"
-    path = PurePosixPath(member.filename.replace("\\", "/"))
-    if path.is_absolute() or ".." in path.parts or (path.parts and ":" in path.parts[0]):
+def _check_member(place: str, member: zipfile.ZipInfo, path: PurePosixPath) -> None:
+    if path.is_absolute() or ".." in path.parts or not path.name or ":" in path.parts[0]:
         raise InputError(f"{place} would be written outside its folder. {MEND}")
-    if stat.S_ISLNK(member.external_attr >> 16):
-        raise InputError(f"{place} is a link. {MEND}")
+    if stat.S_IFMT(member.external_attr >> 16) not in (0, stat.S_IFREG):
+        raise InputError(f"{place} is a link or a device, and no file. {MEND}")
     if member.flag_bits & 1:
         raise InputError(f"{place} is encrypted. Unpack the archive with its password, and give the folder.")
 
 
 def _is_clutter(name: str) -> bool:
-    """What macOS adds to archives, and other hidden files."""
+    """What macOS adds to archives and folders, and other hidden files."""
     return any(part.startswith(("__MACOSX", ".")) and part not in (".", "..") for part in PurePosixPath(name).parts)

@@ -1,0 +1,91 @@
+"""Which public data set is this, what is missing, and what is wrong with it? `python -m data_prep.doctor SOURCE`.
+
+Runs the checks of a conversion with default options and writes nothing: archives are unpacked into a temporary folder that is removed.
+Exit status 0: it could be converted as it is. 1: something stands in the way, and the table says what to do about it. 2: bad input, such
+as a source that is no set known here.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import rasterio
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from data_prep import potsdam, vaihingen
+from data_prep.findings import Severity, print_findings
+from data_prep.sources import SourceTree, open_source
+from data_prep.survey import PublicSet, default_options
+from sgma_jax.errors import InputError, one_line_errors
+
+SETS = (
+    cast(PublicSet, potsdam),
+    cast(PublicSet, vaihingen),
+)
+
+
+@dataclass(frozen=True)
+class Options:
+    """Look at a public data set as it lies on disk; nothing is written."""
+
+    source: tyro.conf.Positional[Path]
+    """Folder or archive with the files of one set."""
+
+
+def recognise(tree: SourceTree) -> PublicSet:
+    """The set that a source holds, by its files' names. InputError where that is none or several."""
+    fitting = [s for s in SETS if s.recognise(tree)]
+    names = ", ".join(s.NAME for s in fitting)
+    if len(fitting) > 1:
+        raise InputError(f"{tree.root} holds files of several sets: {names}. Give the folder or archive of one of them.")
+    if not fitting:
+        example = next(iter(tree.files))
+        known = ", ".join(s.NAME for s in SETS)
+        raise InputError(
+            f"{tree.root} holds {len(tree.files)} files (the first is {example}), but none is named as in {known}. "
+            "Give the folder above the set's own folders, or an archive as it was downloaded; for rasters of your own, use data_prep.geotiff."
+        )
+    return fitting[0]
+
+
+def examine(source: Path) -> bool:
+    """Print what SOURCE is and everything odd about it; whether a conversion with default options would go through."""
+    console = Console()
+    with tempfile.TemporaryDirectory(prefix="sgma-doctor-") as scratch, open_source(source, Path(scratch)) as tree:
+        found = recognise(tree)
+        with rasterio.Env(GDAL_CACHEMAX=256):
+            survey = found.survey(tree, default_options(found, source))
+        table = Table(title=f"{found.NAME}: {source}", title_justify="left", show_header=False)
+        table.add_column("what", no_wrap=True)
+        table.add_column("there", overflow="fold")
+        for what, there in survey.inventory:
+            table.add_row(what, there)
+        console.print(table, markup=False, highlight=False)
+        print_findings(survey.findings, console)
+    counts = Counter(f.severity for f in survey.findings)
+    blocked = counts[Severity.ERROR] + counts[Severity.REFUSED]
+    told = ", ".join(f"{counts[s]} {s.value}" for s in Severity if counts[s]) or "nothing odd"
+    command = f"python -m {found.__name__}"
+    verdict = f"{command} would refuse it as it is" if blocked else f"{command} can convert it"
+    console.print(f"{told}: {verdict}.", markup=False, highlight=False)
+    return not blocked
+
+
+@one_line_errors
+def main() -> None:
+    """The command."""
+    # rasterio logs what it also raises; the user gets one line.
+    logging.getLogger("rasterio").addHandler(logging.NullHandler())
+    if not examine(tyro.cli(Options, prog="python -m data_prep.doctor").source):
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,207 @@
+"""What is there of Potsdam or Vaihingen, which areas can be converted, and everything that would make a conversion silently wrong."""
+
+from __future__ import annotations
+
+import filecmp
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import track
+
+from data_prep.findings import Finding, Severity
+from data_prep.isprs import Area, AreaOptions, File, Layer, Layout, area_key, check_options, find_files
+from data_prep.isprs_checks import check_eroded, check_format, check_grid, check_label, check_readable, check_same_band
+from data_prep.rasters import Rasters
+from data_prep.sources import SourceTree
+from data_prep.splits import read_splits
+from sgma_jax.data.schema import SPLITS, Modality
+from sgma_jax.errors import InputError
+
+Chosen = dict[str, dict[str, File]]
+"""Product -> id of the area -> its file."""
+
+
+@dataclass(frozen=True)
+class AreaSurvey:
+    """What a walk over a source found."""
+
+    inventory: tuple[tuple[str, str], ...]
+    findings: tuple[Finding, ...]
+    areas: tuple[Area, ...]
+    """Those that can be converted, in the order of their ids."""
+    modalities: tuple[Modality, ...]
+    used: Mapping[str, Path]
+    """Files that a conversion reads, by name."""
+
+
+def survey_areas(rasters: Rasters, tree: SourceTree, layout: Layout, options: AreaOptions) -> AreaSurvey:
+    """Look at every file that a conversion with these options would read, strip by strip.
+
+    Raises InputError for options that cannot be meant; what is wrong with the source is among the findings.
+    """
+    check_options(options, tuple(layout.sensors))
+    sensors = options.modalities or tuple(layout.sensors)
+    found = find_files(tree, layout.kinds)
+    findings: list[Finding] = []
+    chosen: Chosen = {kind: {i: _one(files, layout.kinds[kind].what, findings) for i, files in ids.items()} for kind, ids in found.items()}
+    splits = _assign(layout, options, chosen, findings)
+    _list_missing(layout, chosen, splits, options, findings)
+    for sensor in sensors:
+        if not any(chosen[kind] for kind, _ in layout.sensors[sensor]):
+            what = " or ".join(layout.kinds[kind].what for kind, _ in layout.sensors[sensor])
+            others = " ".join(s for s in sensors if s != sensor)
+            remedy = f"Add the files, or leave the sensor out with --modalities {others}." if others else "Add the files."
+            findings.append(Finding(Severity.ERROR, "no-sensor", what, f"there is no file of it at all, so nothing shows {sensor}.", remedy))
+    areas: list[Area] = []
+    lacking: dict[str, list[str]] = {sensor: [] for sensor in sensors}
+    used: dict[str, Path] = {}
+    for identity in track(sorted(splits, key=area_key), "checking", console=Console(stderr=True), transient=True):
+        files = {kind: ids[identity] for kind, ids in chosen.items() if identity in ids}
+        area = _survey_area(rasters, layout, options, sensors, identity, splits[identity], files, lacking, findings)
+        if area:
+            areas.append(area)
+            used |= dict([area.label, *(layer.file for layer in area.sensors.values())])
+        rasters.close()
+    for sensor, ids in lacking.items():
+        if ids and any(chosen[kind] for kind, _ in layout.sensors[sensor]):
+            what = layout.kinds[layout.sensors[sensor][0][0]].what
+            message = f"missing or empty for {len(ids)} of {len(splits)} {layout.noun}s, where {sensor} would not be available: {', '.join(ids)}."
+            remedy = "Add the files, or choose another product or other sensors."
+            findings.append(Finding(Severity.REFUSED, "missing-sensor", what, message, remedy))
+    for identity in (i for i in layout.disputed if i in splits):
+        remedy = f"Kept; many papers leave it out: --drop {identity}."
+        findings.append(Finding(Severity.NOTE, "disputed-labels", f"{layout.noun} {identity}", layout.disputed[identity], remedy))
+    if "validation" not in splits.values():
+        remedy = "Convert with a validation split, unless the set is only to be evaluated on."
+        findings.append(
+            Finding(Severity.NOTE, "no-validation", "splits", "there is no validation split, without which sgma train does not run.", remedy)
+        )
+    modalities = tuple(_modality(layout, sensor) for sensor in sensors)
+    return AreaSurvey(_inventory(tree, layout, chosen, splits), tuple(findings), tuple(areas), modalities, used)
+
+
+def _modality(layout: Layout, sensor: str) -> Modality:
+    kind, bands = layout.sensors[sensor][0]
+    return Modality(sensor, len(bands), layout.units[sensor], layout.kinds[kind].dtype)
+
+
+def _one(files: Sequence[File], what: str, findings: list[Finding]) -> File:
+    """The file to use of several for one area: any where they are equal, as copies for participants and repeated folders are."""
+    for other in files[1:]:
+        if not filecmp.cmp(files[0].path, other.path, shallow=False):
+            remedy = "Remove the one that is not meant."
+            findings.append(Finding(Severity.ERROR, "ambiguous-file", other.name, f"differs from {files[0].name}, and both are its {what}.", remedy))
+    return files[0]
+
+
+def _assign(layout: Layout, options: AreaOptions, chosen: Chosen, findings: list[Finding]) -> dict[str, str]:
+    """The split of each area. The official ones are those of the publisher, with the held-out areas taken from training."""
+    present = sorted({i for ids in chosen.values() for i in ids}, key=area_key)
+    if options.splits == "official":
+        held = () if options.validation == ("none",) else options.validation
+        for identity in held:
+            if identity not in layout.train:
+                raise InputError(f"--validation names {identity!r}, which is not in the official training split: {', '.join(layout.train)}.")
+        splits = {i: "validation" if i in held else "train" for i in layout.train} | dict.fromkeys(layout.test, "test")
+    else:
+        splits = read_splits(Path(options.splits), layout.noun, present)
+    for identity in options.drop:
+        if identity not in {*splits, *present}:
+            raise InputError(f"--drop names {identity!r}, which is no {layout.noun} of this set. Correct the name; ids are not padded.")
+    for identity in present:
+        if identity not in splits and identity not in options.drop and options.splits == "official":
+            sees = any(identity in chosen[kind] for kind in chosen if kind not in ("label", "eroded"))
+            check, message = ("not-in-a-split", "is in no official split.") if sees else ("label-without-image", "has a label but no image.")
+            findings.append(Finding(Severity.NOTE, check, f"{layout.noun} {identity}", message, "Left out."))
+    return {i: split for i, split in splits.items() if i not in options.drop}
+
+
+def _list_missing(layout: Layout, chosen: Chosen, splits: Mapping[str, str], options: AreaOptions, findings: list[Finding]) -> None:
+    images = [kind for alternatives in layout.sensors.values() for kind, _ in alternatives]
+    for split in SPLITS:
+        members = sorted((i for i in splits if splits[i] == split), key=area_key)
+        label = _label_kind(options, split)
+        bare = [i for i in members if not any(i in chosen[kind] for kind in images)]
+        unlabelled = [i for i in members if i not in bare and i not in chosen[label]]
+        for check, ids, what in (("missing-image", bare, "any image"), ("missing-label", unlabelled, layout.kinds[label].what)):
+            if ids:
+                message = f"{len(ids)} of {len(members)} {layout.noun}s have no file of {what}: {', '.join(ids)}."
+                remedy = "Add the files, or name the rest with --splits FILE; accepted, they are left out."
+                findings.append(Finding(Severity.REFUSED, check, f"split {split}", message, remedy))
+
+
+def _label_kind(options: AreaOptions, split: str) -> str:
+    return "eroded" if options.eroded_evaluation and split != "train" else "label"
+
+
+def _survey_area(
+    rasters: Rasters,
+    layout: Layout,
+    options: AreaOptions,
+    sensors: Sequence[str],
+    identity: str,
+    split: str,
+    files: Mapping[str, File],
+    lacking: dict[str, list[str]],
+    findings: list[Finding],
+) -> Area | None:
+    """Check an area's files against each other; None where it cannot be converted."""
+    wanted = {s: [(kind, bands) for kind, bands in layout.sensors[s] if kind in files] for s in sensors}
+    label_kind = _label_kind(options, split)
+    if label_kind not in files or not any(kind in files for alternatives in layout.sensors.values() for kind, _ in alternatives):
+        return None  # told of all such areas together
+    # Each sound file is read once, however many sensors it serves; a broken one is told once.
+    sound: set[str] = set()
+    empty: set[str] = set()
+    checked = {label_kind, "label"} | {kind for alternatives in wanted.values() for kind, _ in alternatives}
+    for kind in (k for k in layout.kinds if k in checked and k in files):
+        problems = check_format(rasters, files[kind], layout.kinds[kind])
+        if not problems and kind in ("label", "eroded"):
+            problems = check_label(rasters, files[kind], eroded=kind == "eroded")
+        elif not problems:
+            problems, is_empty = check_readable(rasters, files[kind])
+            empty |= {kind} if is_empty else set()
+        findings += problems
+        sound |= set() if any(p.severity is Severity.ERROR for p in problems) else {kind}
+    if label_kind not in sound:
+        return None
+    label = files[label_kind]
+    layers: dict[str, Layer] = {}
+    for sensor in sensors:
+        usable = [(kind, bands) for kind, bands in wanted[sensor] if kind in sound and kind not in empty]
+        if not usable:
+            lacking[sensor] += [identity] if all(kind in empty for kind, _ in wanted[sensor]) else []
+            continue
+        placed = []
+        for kind, bands in usable:
+            offset, problems = check_grid(rasters, files[kind], label, may_be_short=sensor == "dsm")
+            findings += [p for p in problems if p not in findings]
+            if offset is not None:
+                placed.append(Layer(files[kind], bands, offset))
+        if placed:
+            layers[sensor] = placed[0]
+        if sensor == "nir":
+            for other in placed[1:]:
+                findings += check_same_band(rasters, other.file, other.bands[0], placed[0].file, placed[0].bands[0])
+    if label_kind == "eroded" and "label" in sound:
+        findings += check_eroded(rasters, label, files["label"])
+    if not layers:
+        return None
+    dataset = rasters.open(label.path)
+    return Area(identity, split, dataset.height, dataset.width, layers, label)
+
+
+def _inventory(tree: SourceTree, layout: Layout, chosen: Chosen, splits: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    official = (*layout.train, *layout.test)
+    rows = [("archives", ", ".join(tree.archives))] if tree.archives else []
+    for kind, product in layout.kinds.items():
+        there = [i for i in official if i in chosen[kind]]
+        missing = [i for i in official if i not in chosen[kind]]
+        listed = f"; missing {', '.join(sorted(missing, key=area_key))}" if 0 < len(missing) < len(official) else ""
+        rows.append((product.what, f"{len(there)} of {len(official)} {layout.noun}s{listed}"))
+    for split in SPLITS:
+        members = sorted((i for i in splits if splits[i] == split), key=area_key)
+        rows.append((f"split {split}", f"{len(members)} {layout.noun}s: {', '.join(members)}" if members else "empty"))
+    return tuple(rows)
