@@ -25,6 +25,7 @@ def convert_areas(
 ) -> None:
     """Check everything, then write the converted set; `choices` are the options that only this set has."""
     check_target(out, options.overwrite)
+    source = source.absolute()  # other processes may stand elsewhere
     # Archives are unpacked beside OUT, where there must be room for the result anyway.
     with workspace(out.resolve()) as scratch, open_source(source, scratch) as tree, rasterio.Env(GDAL_CACHEMAX=CACHE_MB):
         surveyed = survey(tree)

@@ -318,6 +318,7 @@ def test_the_disputed_tile_is_told_and_can_be_dropped(tmp_path: Path) -> None:
         ({"modalities": ("rgb", "rgb")}, "twice"),
         ({"drop": ("02_10",)}, "--drop names '02_10'"),
         ({"splits": "official", "validation": ("2_13",)}, "--validation names '2_13'"),
+        ({"validation": ("2_11",)}, "already says what validation is"),
         ({"splits": "nowhere.csv"}, "--splits names nowhere.csv"),
         ({"accept": ("nothing",)}, "--accept names 'nothing'"),
     ],
