@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import rasterio
 import tyro
@@ -28,9 +28,9 @@ from data_prep.sources import SourceTree, open_source
 from data_prep.survey import PublicSet, default_options
 from sgma_jax.errors import InputError, one_line_errors
 
-SETS = (
-    cast(PublicSet, potsdam),
-    cast(PublicSet, vaihingen),
+SETS: tuple[PublicSet, ...] = (
+    potsdam,
+    vaihingen,
 )
 
 OTHER_CHOICES: Mapping[str, Mapping[str, Any]] = {
