@@ -37,7 +37,7 @@ def example(key: tuple[str, int]) -> Example:
     return Example({"rgb": rng.integers(0, 256, (16, 16, 3)).astype(np.uint8), "dsm": dsm}, available, label, f"{key[0]}-{key[1]}")
 
 
-def conversion(read: Callable[[tuple[str, int]], Example | None] = example, train: int = 5) -> Conversion[tuple[str, int]]:
+def conversion(read: Callable[[tuple[str, int]], Example | str] = example, train: int = 5) -> Conversion[tuple[str, int]]:
     keys = {split: [(split, i) for i in range(count)] for split, count in (("train", train), ("validation", 2), ("test", 3))}
     return Conversion(SCHEMA, keys, read, converter="tests")
 
@@ -132,7 +132,7 @@ def test_records_are_spread_over_shards_without_loss(tmp_path: Path, monkeypatch
 @pytest.mark.parametrize("bare", [{0, 1}, {1, 4}, {3, 4}])
 def test_a_key_with_nothing_in_it_leaves_no_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bare: set[int]) -> None:
     monkeypatch.setattr(builder, "SHARD_BYTES", 2 * 16 * 16 * 10)  # so that a shard may stay empty
-    convert(conversion(lambda key: None if key[1] in bare and key[0] == "train" else example(key)), tmp_path / "out")
+    convert(conversion(lambda key: "nothing is there" if key[1] in bare and key[0] == "train" else example(key)), tmp_path / "out")
     source = open_source(tmp_path / "out", "train")
     assert [source[i].id for i in range(len(source))] == [f"train-{i}" for i in range(5) if i not in bare]
 
@@ -183,7 +183,7 @@ def test_an_empty_training_split_is_refused_and_an_empty_other_split_is_noted(tm
     with pytest.raises(InputError, match="training split is empty"):
         convert(conversion(train=0), tmp_path / "out")
     assert nothing_but(tmp_path)
-    manifest: Manifest = convert(conversion(lambda key: None if key[0] == "test" else example(key)), tmp_path / "out")
+    manifest: Manifest = convert(conversion(lambda key: "nothing is there" if key[0] == "test" else example(key)), tmp_path / "out")
     assert "split test is empty" in manifest.findings
     with pytest.raises(InputError, match=r"'test' is empty"):
         open_source(tmp_path / "out", "test")
