@@ -14,6 +14,7 @@ import signal
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -90,6 +91,7 @@ def _ended(process: SpawnProcess) -> Exception:
 @contextlib.contextmanager
 def _interrupts_held_back() -> Iterator[None]:
     """Ctrl-C reaches this process afterwards, and processes started meanwhile never: this one ends them, without a word from each."""
+    resource_tracker.ensure_running()  # multiprocessing's own process, at whose start it lets SIGINT through again
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

@@ -87,8 +87,11 @@ def test_streamed_statistics_equal_those_of_all_pixels_at_once_however_large_the
     parts = [rng.normal(offset, 1.0, (n, 2)) for n in sizes]
     whole = np.concatenate(parts)
     statistics = Statistics(2)
-    for part in parts:
-        statistics.add(part)
+    for first in range(0, len(parts), 2):  # shards of two tiles
+        shard = Statistics(2)
+        for part in parts[first : first + 2]:
+            shard.add(part)
+        statistics.merge(shard)
     assert statistics.count == len(whole)
     if len(whole):
         mean, std = statistics.result()
@@ -225,10 +228,11 @@ def test_killed_midway_out_is_not_there_and_the_next_run_completes(tmp_path: Pat
     assert nothing_but(tmp_path, "out")
 
 
-def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path, workers: str) -> None:
     # A limit on the size of files stops a write in the same place as a full disk would.
     result = subprocess.run(
-        [sys.executable, "-m", "data_prep.synthetic", str(tmp_path / "out"), "--train", "30", "--validation", "1", "--test", "1"],
+        [sys.executable, "-m", "data_prep.synthetic", str(tmp_path / "out"), "--train", "30", "--validation", "1", "--workers", workers],
         capture_output=True,
         text=True,
         check=False,
