@@ -8,7 +8,9 @@ the numbers of the shards go out, and each machine finds plan and keys in the fo
 from __future__ import annotations
 
 import importlib.util
+import os
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +21,8 @@ from sgma_jax.errors import InputError
 
 POLL_SECONDS = 1.0
 """How often the shared folder is asked which shards are finished."""
+SHARE_SECONDS = 60.0
+"""For how long a file that another machine has written may not be seen here: NFS caches folders for so long unless told otherwise (acdirmax)."""
 
 
 @dataclass(frozen=True)
@@ -66,9 +70,12 @@ def write_with_beam(plan: Plan[Any], shards: Sequence[Shard[Any]], beam: BeamOpt
     finally:
         finished.set()
         watcher.join()
+    deadline = time.monotonic() + SHARE_SECONDS
+    while (lost := _unfinished(plan, shards)) and not any(plan.folder.glob("failure-*")) and time.monotonic() < deadline:
+        time.sleep(POLL_SECONDS)
     for failure in sorted(plan.folder.glob("failure-*")):
         raise InputError(failure.read_text(encoding="utf-8"))
-    if lost := [shard for shard in shards if not plan.report(shard.index).exists()]:
+    if lost:
         raise InputError(
             f"{len(lost)} of {len(shards)} shards did not arrive in {plan.folder.parent.parent}: the runner's machines wrote them elsewhere. "
             "OUT must lie in a folder that all machines share under the same path."
@@ -95,13 +102,18 @@ class _WriteShard:
             (self.folder / f"failure-{index:05d}").write_text(str(error), encoding="utf-8")
 
 
+def _unfinished(plan: Plan[Any], shards: Sequence[Shard[Any]]) -> list[Shard[Any]]:
+    arrived = set(os.listdir(plan.folder))  # listed, because looking up a name that is not there yet is remembered for longer
+    return [shard for shard in shards if plan.report(shard.index).name not in arrived]
+
+
 def _watch(plan: Plan[Any], shards: Sequence[Shard[Any]], on_tile: Callable[[], None], finished: threading.Event) -> None:
-    missing = list(shards)
+    missing = shards
     while missing:
         last = finished.wait(POLL_SECONDS)
-        for shard in [shard for shard in missing if plan.report(shard.index).exists()]:
-            missing.remove(shard)
-            for _ in shard.keys:
-                on_tile()
+        still = _unfinished(plan, missing)
+        for _ in range(sum(len(shard.keys) for shard in missing) - sum(len(shard.keys) for shard in still)):
+            on_tile()
+        missing = still
         if last:
             return

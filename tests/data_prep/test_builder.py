@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from data_prep import builder, synthetic
 from data_prep.builder import Conversion, convert
 from data_prep.tallies import Statistics
+from data_prep.workspace import LOCK
 from sgma_jax.data.schema import IGNORE, Example, Manifest, Modality, Schema, read_manifest
 from sgma_jax.data.source import open_source
 from sgma_jax.errors import InputError
@@ -207,11 +208,22 @@ def test_what_a_killed_run_left_is_cleared_but_a_living_runs_folder_is_not(tmp_p
     stale.mkdir()
     (stale / "shard").write_text("half")
     living.mkdir()
-    descriptor = os.open(living, os.O_RDONLY)
+    descriptor = os.open(living / LOCK, os.O_RDWR | os.O_CREAT)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
     convert(conversion(), tmp_path / "out")
     os.close(descriptor)
     assert nothing_but(tmp_path, "out", living.name)
+
+
+def test_a_file_system_without_locks_is_no_obstacle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    other = tmp_path / ".out.converting-other"
+    other.mkdir()
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    convert(conversion(), tmp_path / "out")
+    assert nothing_but(tmp_path, "out", other.name)  # it might be alive
 
 
 def test_killed_midway_out_is_not_there_and_the_next_run_completes(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from data_prep import builder, synthetic
+from data_prep import builder, cluster, synthetic
 from data_prep.builder import Conversion, convert
 from data_prep.cluster import BeamOptions
 from data_prep.synthetic import CityReader
@@ -76,6 +76,15 @@ def test_workers_that_are_other_processes_find_what_the_command_defines(manifest
 def test_bad_input_on_a_cluster_keeps_its_own_message_and_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"^scene of (train|validation) is broken. Restore the file.$"):
         convert(city(Broken()), tmp_path / "out", beam=BeamOptions("DirectRunner"))
+    assert not list(tmp_path.iterdir())
+
+
+@needs_beam
+def test_machines_that_do_not_share_the_folder_are_found_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "write_shard", lambda plan, shard, on_tile: None)  # it goes to a disk of the machine's own
+    monkeypatch.setattr(cluster, "SHARE_SECONDS", 0.0)
+    with pytest.raises(InputError, match=r"14 of 14 shards did not arrive in .*share"):
+        convert(city(CityReader(0, SIDE)), tmp_path / "out", beam=BeamOptions("DirectRunner"))
     assert not list(tmp_path.iterdir())
 
 
