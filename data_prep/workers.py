@@ -18,7 +18,7 @@ from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from data_prep.shards import Plan, Shard, write_shard
 from sgma_jax.errors import InputError
@@ -38,24 +38,27 @@ def write_in_processes(plan: Plan[Any], shards: Sequence[Shard[Any]], workers: i
     try:
         with _interrupts_held_back():
             for _ in range(min(workers, len(shards))):
-                ours, process = _start(plan.folder)
-                processes[ours] = process
-                ours.send(next(todo))
+                connection, process = _start(plan.folder)
+                processes[connection] = process
+        for connection, process in processes.items():
+            _give(connection, process, next(todo))
         while processes:
             for ready in wait(list(processes)):
-                assert isinstance(ready, Connection)
+                connection = cast(Connection, ready)
+                process = processes[connection]
                 try:
-                    message = ready.recv()
+                    message = connection.recv()
                 except (EOFError, OSError):
-                    raise _ended(processes[ready]) from None
+                    raise _ended(process) from None
                 if isinstance(message, Exception):
                     raise message
                 if message == _TILE:
                     on_tile()
                 elif (index := next(todo, None)) is not None:
-                    ready.send(index)
+                    _give(connection, process, index)
                 else:
-                    _stop(ready, processes.pop(ready))
+                    del processes[connection]
+                    _stop(connection, process)
     finally:
         for connection, process in processes.items():
             _stop(connection, process)
@@ -68,6 +71,13 @@ def _start(folder: Path) -> tuple[Connection, SpawnProcess]:
     process.start()
     theirs.close()  # so that its end means the end of the process
     return ours, process
+
+
+def _give(connection: Connection, process: SpawnProcess, index: int) -> None:
+    try:
+        connection.send(index)
+    except OSError:
+        raise _ended(process) from None
 
 
 def _stop(connection: Connection, process: SpawnProcess) -> None:

@@ -50,6 +50,8 @@ class Troubled:
                 raise InputError("scene_7.tif is broken. Restore the file.")
             if self.kind == "full disk":
                 raise OSError(errno.ENOSPC, "No space left on device")
+            if self.kind == "memory":
+                raise MemoryError
             if self.kind == "stubborn":
                 raise Stubborn("scene_7.tif", 3)
         return CityReader(0, SIDE)(key)
@@ -128,6 +130,12 @@ class Endless:
         (self.begun / key[0]).touch()
         time.sleep(600)
         return CityReader(0, SIDE)(key)
+
+
+def test_memory_that_runs_out_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"memory ran out.*smaller tile"):
+        convert(city(Troubled("memory")), tmp_path / "out")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.fixture
