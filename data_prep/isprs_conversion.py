@@ -12,6 +12,7 @@ from data_prep.builder import Conversion, convert, print_summary
 from data_prep.findings import settle
 from data_prep.isprs import AreaOptions, AreaReader, area_schema, plan_tiles
 from data_prep.isprs_survey import AreaSurvey
+from data_prep.parallel import parallel_arguments
 from data_prep.sources import SourceTree, open_source
 from data_prep.workspace import check_target, workspace
 from sgma_jax.data.schema import SPLITS
@@ -25,6 +26,7 @@ def convert_areas(
 ) -> None:
     """Check everything, then write the converted set; `choices` are the options that only this set has."""
     check_target(out, options.overwrite)
+    workers = parallel_arguments(options.parallel)
     source = source.absolute()  # other processes may stand elsewhere
     # Archives are unpacked beside OUT, where there must be room for the result anyway, and not in the folder in which it is made:
     # each of the two is cleared away on its own.
@@ -51,6 +53,6 @@ def convert_areas(
                 **choices,
             },
             sources=tree.source_files(surveyed.used),
-            findings=lambda: findings,
+            findings=findings,
         )
-        print_summary(convert(conversion, out, options.overwrite), out)
+        print_summary(convert(conversion, out, overwrite=options.overwrite, **workers), out)
