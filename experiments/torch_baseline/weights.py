@@ -58,6 +58,7 @@ def _convert(name: str, flat: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]
     if rest.startswith("attention/query"):
         names = [name.replace("query", part) for part in ("key", "value")]
         return {f"{block}.attn.q.{last}": value, f"{block}.attn.kv.{last}": np.concatenate([flat[n].T for n in names])}
+    inner = rest.rsplit("/", 1)[0] if rest != "mlp/dwconv_bias" else "mlp/dwconv_bias"
     theirs = {"norm1": "norm1", "norm2": "norm2", "attention/reduce": "attn.sr", "attention/reduce_norm": "attn.norm",
               "attention/out": "attn.proj", "mlp/expand": "mlp.fc1", "mlp/contract": "mlp.fc2",
               "mlp/dwconv": "mlp.dwconv.dwconv", "mlp/dwconv_bias": "mlp.dwconv.dwconv"}  # fmt: skip
