@@ -64,6 +64,8 @@ def compete(options: Options, builders: Mapping[str, tuple[Any, ...]], case: str
     with contenders(builders) as (running, failed):
         if OURS not in running:
             raise InputError(failed[OURS])
+        if failed and len(running) == 1:
+            raise InputError(f"no opponent could be built: {'; '.join(failed.values())}")
         difference = relative_difference({name: c.facts["answer"] for name, c in running.items()})
         if not difference <= TOLERANCE[options.dtype]:
             answers = "; ".join(f"{name} {c.facts['answer']}" for name, c in running.items())

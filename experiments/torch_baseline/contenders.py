@@ -81,9 +81,9 @@ def inference(workload: Workload, folder: Path, variant: Variant) -> Subject:
     device, config, model, batch, facts = _prepare(workload, folder, variant)
     model.eval()
     if variant.mode == "freeze":
-        import torch._inductor.config
+        from torch._inductor import config as inductor
 
-        torch._inductor.config.freezing = True
+        inductor.freezing = True
 
     def forward(present: tuple[str, ...]) -> tuple[Tensor, Outputs]:
         with torch.autocast(device.type, torch.bfloat16, enabled=workload.dtype == "bfloat16"):
