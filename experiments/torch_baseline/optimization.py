@@ -50,6 +50,22 @@ def losses(config: TrainConfig, outputs: Outputs, batch: TorchBatch) -> dict[str
     return result
 
 
+def sampling_report(outputs: Outputs) -> tuple[Tensor, Tensor]:
+    """What the sampling table takes in: mean robustness and whether it says something, both [batch, scale, modality].
+
+    Only positions that two or more modalities see count; a share among n of M modalities is scaled by n / M.
+    """
+    means, informative = [], []
+    for robustness, sees in zip(outputs.robustness, outputs.sees, strict=True):
+        seeing = sees.sum(1, keepdim=True)
+        counts = sees & (seeing >= 2)
+        share = (robustness.detach().float() * seeing / sees.shape[1]).masked_fill(~counts, 0.0)
+        positions = counts.sum((2, 3))
+        means.append(share.sum((2, 3)) / positions.clamp(min=1))
+        informative.append(positions > 0)
+    return torch.stack(means, 1), torch.stack(informative, 1)
+
+
 def learning_rate(config: OptimizerConfig, steps: int, warmup_steps: int) -> Callable[[int], float]:
     """Rate of a step: linear from `warmup_start` of the peak to the peak, then polynomial to 0 at the last step."""
 
