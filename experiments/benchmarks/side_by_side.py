@@ -49,11 +49,11 @@ def check_torch() -> None:
         raise InputError("--against torch needs PyTorch; install it with `pip install torch==2.13.0`.")
 
 
-def share_weights(options: Options, folder: Path) -> None:
+def share_weights(workload: Workload, folder: Path) -> None:
     """Draw the weights once, in a process of their own that then ends."""
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # several processes share the accelerator
     note("drawing the weights")
-    Contender("weights", ours.write_weights, options, folder).close()
+    Contender("weights", ours.write_weights, workload, folder).close()
 
 
 def compete(options: Options, builders: Mapping[str, tuple[Any, ...]], case: str, further: Sequence[str] = ()) -> dict[str, Any]:
@@ -61,6 +61,7 @@ def compete(options: Options, builders: Mapping[str, tuple[Any, ...]], case: str
 
     `ratio` is our images per second over those of PyTorch's fastest variant. Raises InputError where the answers differ.
     """
+    load = os.getloadavg()[0]  # of the last minute: tells a reader whether the machine had other work
     with contenders(builders) as (running, failed):
         if OURS not in running:
             raise InputError(failed[OURS])
@@ -84,6 +85,7 @@ def compete(options: Options, builders: Mapping[str, tuple[Any, ...]], case: str
             "spread": "fastest and slowest run",
             "memory": "peak after the warm-up: resident set of the contender's whole process; bytes in use on the accelerator",
             "machine": {"processor": platform.machine(), "cores": len(os.sched_getaffinity(0)), "python": platform.python_version()},
+            "load_average": {"before": load, "after": os.getloadavg()[0]},
             "relative_difference": difference,
             "variants": figures,
             "failed": failed,

@@ -39,7 +39,7 @@ class Contender:
         self.name = name
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, build, arguments), daemon=True)
+        self._process = context.Process(target=_serve, args=(theirs, build, arguments))  # no daemon: those may have no workers
         self._process.start()
         theirs.close()
         self.facts: dict[str, Any] = self._receive()
