@@ -66,6 +66,26 @@ def read_config(folder: Path) -> TrainConfig:
         raise InputError(f"{path}: {error}") from error
 
 
+def newest_step(folder: Path) -> int | None:
+    """The newest complete step of a run's folder, which is left as it is; None where there is none."""
+    steps = ocp.utils.checkpoint_steps(folder / CHECKPOINTS) if (folder / CHECKPOINTS).is_dir() else []
+    return max(steps, default=None)
+
+
+def restore_newest_model(folder: Path, shapes: Any) -> tuple[int, dict[str, Any], str]:
+    """The newest step of a run, its variables, and the manifest hash of the data set that it was trained on.
+
+    `shapes` as for `Checkpoints.restore`. Raises InputError for a run that has no checkpoint.
+    """
+    step = newest_step(folder)
+    if step is None:
+        raise InputError(f"{folder} has no checkpoint yet; train it first with `sgma train`.")
+    checkpoints = Checkpoints(folder, keep=1)
+    variables, manifest_hash = checkpoints.restore_model(step, shapes)
+    checkpoints.close()
+    return step, variables, manifest_hash
+
+
 class Checkpoints:
     """The checkpoints of a run. A step is complete or not there at all; saving goes on in the background."""
 
