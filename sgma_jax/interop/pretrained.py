@@ -62,15 +62,8 @@ def import_weights(source: Path, encoder: str, out: Path) -> ImportedEncoder:
         imported = import_encoder(state_dict, ENCODERS[encoder])
     except InputError as error:
         raise InputError(f"{source}: {error}") from error
-    metadata = {
-        "format": FORMAT,
-        "version": VERSION,
-        "encoder": encoder,
-        "layout": imported.layout,
-        "source": source.name,
-        "source_sha256": _sha256(source),
-    }
-    write_atomically(out, save(imported.arrays, metadata))
+    provenance = {"encoder": encoder, "layout": imported.layout, "source": source.name, "source_sha256": _sha256(source)}
+    write_atomically(out, save(imported.arrays, {"format": FORMAT, "version": VERSION, **provenance}))
     return imported._replace(left_out=imported.left_out + beside)
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
 from sgma_jax.config import PvtV2Config, ResNetConfig
+from sgma_jax.errors import InputError
 from sgma_jax.models import pvt_v2, resnet
 
 Kind = Literal["conv", "linear", "point", "in_proj", "norm"]
@@ -130,6 +131,14 @@ def encoder_name(config: PvtV2Config | ResNetConfig) -> str:
 def encoder_table(config: PvtV2Config | ResNetConfig) -> Table:
     """The table of an encoder's family."""
     return PVT_V2 if isinstance(config, PvtV2Config) else RESNET
+
+
+def encoder_layout(config: PvtV2Config | ResNetConfig, layout: str | None) -> str:
+    """The layout that was asked for, or the family's first for None. Raises InputError for one that the encoder does not have."""
+    layouts = encoder_table(config).layouts
+    if layout is not None and layout not in layouts:
+        raise InputError(f"{encoder_name(config)} has no layout {layout!r}; it has {', '.join(layouts)}.")
+    return layout or layouts[0]
 
 
 def entries(paths: Iterable[str], table: Table, layout: str) -> list[Entry]:

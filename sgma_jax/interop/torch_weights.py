@@ -16,7 +16,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from sgma_jax.config import ModelConfig, PvtV2Config, ResNetConfig
 from sgma_jax.errors import InputError
-from sgma_jax.interop.torch_names import AROUND_ENCODER, Entry, Kind, Table, encoder_name, encoder_table, entries
+from sgma_jax.interop.torch_names import AROUND_ENCODER, Entry, Kind, Table, encoder_layout, encoder_name, encoder_table, entries
 from sgma_jax.models.sgma import make_encoder
 
 LISTED = 12
@@ -79,12 +79,9 @@ def state_dict_of(variables: Mapping[str, Any], config: ModelConfig, layout: str
     None takes the first. The encoder's names follow "encoder."; the others are those of experiments/torch_baseline. Raises InputError
     for a layout that the encoder does not have.
     """
-    table = encoder_table(config.encoder)
-    if layout is not None and layout not in table.layouts:
-        raise InputError(f"{encoder_name(config.encoder)} has no layout {layout!r}; it has {', '.join(table.layouts)}.")
     flat = flatten_dict(dict(variables), sep="/")
     parts: dict[str, dict[int, np.ndarray]] = {}
-    for entry in _model_entries(flat, table, layout or table.layouts[0]):
+    for entry in _model_entries(flat, encoder_table(config.encoder), encoder_layout(config.encoder, layout)):
         parts.setdefault(entry.name, {})[entry.part] = _to_torch(np.asarray(flat[entry.path], np.float32), entry.kind)
     return {name: np.concatenate([p[i] for i in sorted(p)]) if len(p) > 1 else np.ascontiguousarray(p[0]) for name, p in parts.items()}
 
