@@ -5,6 +5,7 @@ A state dict here is a dict of numpy arrays under PyTorch's names and in its lay
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -36,6 +37,7 @@ class ImportedEncoder(NamedTuple):
     """Names of the file that an encoder has no use for: the classifier's, and counts of batches."""
 
 
+@functools.cache
 def encoder_shapes(config: PvtV2Config | ResNetConfig) -> dict[str, tuple[int, ...]]:
     """Shape of every parameter and running statistic of an encoder, by path."""
     encoder = make_encoder(config, jnp.dtype("float32"))
@@ -83,7 +85,7 @@ def state_dict_of(variables: Mapping[str, Any], config: ModelConfig, layout: str
     parts: dict[str, dict[int, np.ndarray]] = {}
     for entry in _model_entries(flat, encoder_table(config.encoder), encoder_layout(config.encoder, layout)):
         parts.setdefault(entry.name, {})[entry.part] = _to_torch(np.asarray(flat[entry.path], np.float32), entry.kind)
-    return {name: np.concatenate([p[i] for i in sorted(p)]) if len(p) > 1 else np.ascontiguousarray(p[0]) for name, p in parts.items()}
+    return {name: np.ascontiguousarray(np.concatenate([p[i] for i in sorted(p)])) for name, p in parts.items()}
 
 
 def variables_of(state_dict: Mapping[str, np.ndarray], config: ModelConfig, shapes: Mapping[str, Any]) -> dict[str, Any]:
@@ -123,7 +125,7 @@ def _gather(state_dict: Mapping[str, np.ndarray], wanted: list[Entry], shapes: M
         elif not jnp.issubdtype(array.dtype, jnp.floating):
             wrong[f"{entry.name} of {array.dtype}"] = None
         elif not np.isfinite(array.astype(np.float32)).all():
-            wrong[f"{entry.name}, not finite"] = None
+            wrong[f"{entry.name} not finite"] = None
         else:
             arrays[entry.path] = _from_torch(array[entry.part * rows : (entry.part + 1) * rows].astype(np.float32), entry.kind)
     misses = {"missing": missing, "unexpected": unexpected, "unusable": wrong}
