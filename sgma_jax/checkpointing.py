@@ -80,16 +80,19 @@ def restore_newest_model(folder: Path, shapes: Any) -> tuple[int, dict[str, Any]
     step = newest_step(folder)
     if step is None:
         raise InputError(f"{folder} has no checkpoint yet; train it first with `sgma train`.")
-    checkpoints = Checkpoints(folder, keep=1)
+    checkpoints = Checkpoints(folder, keep=None)
     variables, manifest_hash = checkpoints.restore_model(step, shapes)
     checkpoints.close()
     return step, variables, manifest_hash
 
 
 class Checkpoints:
-    """The checkpoints of a run. A step is complete or not there at all; saving goes on in the background."""
+    """The checkpoints of a run. A step is complete or not there at all; saving goes on in the background.
 
-    def __init__(self, folder: Path, keep: int) -> None:
+    Of the newest steps `keep` stay, or all for None.
+    """
+
+    def __init__(self, folder: Path, keep: int | None) -> None:
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True)
         names = ("model", "optimizer", "sampling", "progress")
         self._manager = ocp.CheckpointManager((folder / CHECKPOINTS).absolute(), options=options, item_names=names)

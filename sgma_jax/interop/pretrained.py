@@ -14,13 +14,12 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
-from safetensors.numpy import save
 
 from sgma_jax.config import ModelConfig, PvtV2Config, TrainConfig
 from sgma_jax.errors import InputError
-from sgma_jax.interop.torch_files import read_safetensors, read_state_dict
 from sgma_jax.interop.torch_names import ENCODERS, encoder_name
 from sgma_jax.interop.torch_weights import ImportedEncoder, encoder_shapes, import_encoder
+from sgma_jax.interop.weight_files import read_safetensors, read_state_dict, write_safetensors
 from sgma_jax.reporting.atomic import write_atomically
 from sgma_jax.structs import TrainState
 
@@ -55,15 +54,15 @@ def import_weights(source: Path, encoder: str, out: Path) -> ImportedEncoder:
     """
     if encoder not in ENCODERS:
         raise InputError(f"there is no encoder {encoder!r}; there is {', '.join(ENCODERS)}.")
-    if out.is_dir() or out.resolve() == source.resolve():
-        raise InputError(f"{out}: the weights would overwrite {'a folder' if out.is_dir() else 'the file that they come from'}; give another --out.")
+    if out.resolve() == source.resolve():
+        raise InputError(f"{out}: the weights would overwrite the file that they come from; give another --out.")
     state_dict, beside = read_state_dict(source)
     try:
         imported = import_encoder(state_dict, ENCODERS[encoder])
     except InputError as error:
         raise InputError(f"{source}: {error}") from error
     provenance = {"encoder": encoder, "layout": imported.layout, "source": source.name, "source_sha256": _sha256(source)}
-    write_atomically(out, save(imported.arrays, {"format": FORMAT, "version": VERSION, **provenance}))
+    write_safetensors(out, imported.arrays, {"format": FORMAT, "version": VERSION, **provenance})
     return imported._replace(left_out=imported.left_out + beside)
 
 

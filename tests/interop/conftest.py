@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from flax.traverse_util import unflatten_dict
 
 from sgma_jax.config import ModelConfig
 from sgma_jax.interop.torch_names import ENCODERS
@@ -20,14 +21,8 @@ def random_encoder(name: str) -> dict[str, np.ndarray]:
 
 def encoder_state_dict(name: str, layout: str | None = None) -> dict[str, np.ndarray]:
     """`random_encoder` under PyTorch's names, as a file of the encoder alone has them."""
-    variables: dict[str, dict] = {"params": {"encoder": {}}, "batch_stats": {"encoder": {}}}
-    for path, array in random_encoder(name).items():
-        collection, *rest = path.split("/")
-        tree = variables[collection]["encoder"]
-        for part in rest[:-1]:
-            tree = tree.setdefault(part, {})
-        tree[rest[-1]] = array
-    variables = {k: v for k, v in variables.items() if v["encoder"]}
+    inside = {path.replace("/", "/encoder/", 1): array for path, array in random_encoder(name).items()}
+    variables = unflatten_dict(inside, sep="/")
     return {k.removeprefix("encoder."): v for k, v in state_dict_of(variables, ModelConfig(encoder=ENCODERS[name]), layout).items()}
 
 

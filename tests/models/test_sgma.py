@@ -169,11 +169,17 @@ def test_availability_per_sample_is_availability_of_all_its_pixels() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fusion", "stem", "magnify", "dtype"),
-    [("mean", "replicate", 1, "float32"), ("sgf", "linear", 2, "float32"), ("sgf", "replicate", 1, "bfloat16")],
+    ("encoder", "fusion", "stem", "magnify", "dtype"),
+    [
+        ("resnet18", "mean", "replicate", 1, "bfloat16"),
+        ("pvt_v2_b0", "sgf", "linear", 2, "float32"),
+        ("pvt_v2_b0", "sgf", "replicate", 1, "bfloat16"),
+    ],
 )
-def test_every_kind_of_model_runs_at_odd_sizes(fusion: str, stem: str, magnify: int, dtype: str) -> None:
-    kinds = {"stem": stem, "magnify": magnify, "dtype": dtype} | ({"fusion": MeanFusionConfig()} if fusion == "mean" else {})
+def test_every_kind_of_model_runs_at_odd_sizes(encoder: str, fusion: str, stem: str, magnify: int, dtype: str) -> None:
+    kinds = {"encoder": ENCODERS[encoder], "stem": stem, "magnify": magnify, "dtype": dtype} | (
+        {"fusion": MeanFusionConfig()} if fusion == "mean" else {}
+    )
     config = dataclasses.replace(CONFIG, model=dataclasses.replace(CONFIG.model, **kinds), data=dataclasses.replace(CONFIG.data, bands=(3, 1, 1)))
     variables = jax.jit(lambda: initial_variables(config))()
     images = {m: jnp.ones((1, 45, 37, b)) for m, b in zip(config.data.modalities, config.data.bands, strict=True)}

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sgma_jax.errors import InputError
-from sgma_jax.interop.torch_files import read_state_dict
+from sgma_jax.interop.weight_files import read_state_dict
 
 torch = pytest.importorskip("torch", reason="the comparison with PyTorch needs it: make test-parity")
 

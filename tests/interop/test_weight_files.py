@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from sgma_jax.errors import InputError
-from sgma_jax.interop.torch_files import read_state_dict
+from sgma_jax.interop.weight_files import read_state_dict
 
 
 def test_safetensors_are_read_in_every_precision(tmp_path: Path) -> None:

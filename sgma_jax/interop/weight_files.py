@@ -1,4 +1,4 @@
-"""Files of PyTorch weights, read as numpy arrays: safetensors, or a pickle through PyTorch's own restricted reader."""
+"""Files of weights: safetensors read and written, and PyTorch's pickles read through its own restricted reader."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from typing import Any
 import ml_dtypes  # noqa: F401  (teaches numpy bfloat16)
 import numpy as np
 from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
 
 from sgma_jax.errors import InputError
+from sgma_jax.reporting.atomic import write_atomically
 
 PICKLES = (".pth", ".pt", ".bin")
 WRAPPERS = ("state_dict", "model")
@@ -39,6 +41,16 @@ def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]
             return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path}: no whole safetensors file ({error}); get it again.") from error
+
+
+def write_safetensors(path: Path, arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
+    """Write a safetensors file, or leave the former one as it was. Raises InputError where the path cannot be written."""
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; give --out a file, such as {path / 'weights.safetensors'}.")
+    try:
+        write_atomically(path, save(arrays, metadata))
+    except (PermissionError, FileExistsError, NotADirectoryError) as error:
+        raise InputError(f"{path}: it cannot be written ({error.strerror}); give another --out.") from error
 
 
 def _read_pickle(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
