@@ -1,4 +1,4 @@
-"""The `sgma` command: train, evaluate, inspect."""
+"""The `sgma` command: train, evaluate, inspect, weights."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ USAGE = """usage: sgma COMMAND ...
   sgma train PRESET --workdir RUN [--data.path DATA] [--FIELD VALUE ...]   train, or continue RUN where it stopped
   sgma evaluate RUN [--split test] [--missing skip|zero] [--pictures N]    score RUN on every subset of its sensors
   sgma inspect PRESET [--size 512] [--json]                                parameters and multiply-adds by part
+  sgma weights import FILE --encoder pvt_v2_b2 --out WEIGHTS               PyTorch weights for a preset's model.pretrained
+  sgma weights export RUN --out FILE [--layout transformers]               RUN's model under PyTorch's names
 
 PRESET is a Python file with `config = TrainConfig(...)`, such as experiments/demo.py. `sgma COMMAND --help` says more."""
 
@@ -80,6 +82,30 @@ class InspectArguments:
     """Print JSON instead of a table."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class ImportArguments:
+    """Convert an encoder's PyTorch weights into the file that model.pretrained names."""
+
+    file: Annotated[Path, tyro.conf.Positional]
+    """The weights as they were downloaded: .safetensors, or with PyTorch installed .pth, .pt or .bin."""
+    encoder: str
+    """What they are of: pvt_v2_b0 to pvt_v2_b5, resnet18, resnet34, resnet50, resnet101, resnet152."""
+    out: Path
+    """File to write."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportArguments:
+    """Write a run's model, from its newest checkpoint, as a PyTorch state dict in safetensors."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Folder of the run."""
+    out: Path
+    """File to write."""
+    layout: str | None = None
+    """Whose names the encoder gets: authors, timm or transformers for PVT-v2, torchvision, timm or transformers for ResNet."""
+
+
 def train(arguments: list[str]) -> None:
     """`sgma train PRESET --workdir RUN --FIELD VALUE ...`: numbers of the preset can be changed, kinds cannot."""
     if not arguments or arguments[0].startswith("-"):
@@ -129,6 +155,30 @@ def inspect(arguments: list[str]) -> None:
         print_inspection(costs)
 
 
+def weights(arguments: list[str]) -> None:
+    """`sgma weights import` and `sgma weights export`: writes one file and says what is in it."""
+    if arguments[:1] == ["import"]:
+        given = tyro.cli(ImportArguments, args=arguments[1:], prog="sgma weights import")
+        _prepare_jax()
+        from sgma_jax.interop.pretrained import import_weights
+
+        imported = import_weights(given.file, given.encoder, given.out)
+        numbers = sum(a.size for a in imported.arrays.values())
+        print(f"{given.out}: {given.encoder}, {len(imported.arrays)} arrays of {numbers:,} numbers, from the layout of {imported.layout}")
+        print(f"left out: {', '.join(imported.left_out) or 'nothing'}")
+    elif arguments[:1] == ["export"]:
+        own = tyro.cli(ExportArguments, args=arguments[1:], prog="sgma weights export")
+        _prepare_jax()
+        from sgma_jax.interop.export import export_run
+
+        exported = export_run(own.run, own.out, own.layout)
+        print(f"{own.out}: {len(exported)} tensors of {sum(a.size for a in exported.values()):,} numbers, such as {next(iter(exported))}")
+    elif set(arguments) & {"-h", "--help"}:
+        print(USAGE)
+    else:
+        raise InputError("sgma weights does `import` or `export`; see sgma --help.")
+
+
 def _prepare_jax() -> None:
     """Keep compiled programs between runs, in the user's cache folder unless JAX is told otherwise; say nothing twice."""
     # What goes wrong in Orbax's background threads is raised in the foreground too; their own log of it is noise.
@@ -138,7 +188,7 @@ def _prepare_jax() -> None:
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
 
 
-COMMANDS = {"train": train, "evaluate": evaluate, "inspect": inspect}
+COMMANDS = {"train": train, "evaluate": evaluate, "inspect": inspect, "weights": weights}
 
 
 @one_line_errors

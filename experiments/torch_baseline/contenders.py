@@ -18,8 +18,8 @@ from experiments.torch_baseline.cheap_fusion import CheapSemanticGuidedFusion
 from experiments.torch_baseline.fusion import SemanticGuidedFusion
 from experiments.torch_baseline.optimization import TorchBatch, learning_rate, make_optimizer, put_batch, train_step
 from experiments.torch_baseline.sgma import Outputs, Sgma
-from experiments.torch_baseline.weights import state_dict_of
 from sgma_jax.config import TrainConfig
+from sgma_jax.interop.torch_weights import state_dict_of
 from sgma_jax.structs import IGNORE
 
 Form = Literal["naive", "cheap"]
@@ -113,7 +113,7 @@ def _prepare(workload: Workload, folder: Path, variant: Variant) -> tuple[torch.
     config = config_of(workload)
     memory_format = torch.channels_last if variant.channels_last else torch.contiguous_format
     model = Sgma(config, CheapSemanticGuidedFusion if variant.form == "cheap" else SemanticGuidedFusion)
-    model.load_state_dict({k: torch.from_numpy(v.copy()) for k, v in state_dict_of(load_variables(folder)).items()}, strict=True)
+    model.load_state_dict({k: torch.from_numpy(v.copy()) for k, v in state_dict_of(load_variables(folder), config.model).items()}, strict=True)
     model.to(device).to(memory_format=memory_format)
     facts = {
         "framework": f"torch {torch.__version__}",

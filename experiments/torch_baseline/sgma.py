@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from experiments.torch_baseline.fusion import Fused, MeanFusion, SemanticGuidedFusion
 from experiments.torch_baseline.head import AllMlpHead, resize
 from experiments.torch_baseline.pvt_v2 import PvtV2
-from sgma_jax.config import MeanFusionConfig, TrainConfig
+from sgma_jax.config import MeanFusionConfig, PvtV2Config, TrainConfig
+from sgma_jax.errors import InputError
 
 STRIDES = (4, 8, 16, 32)
 
@@ -41,6 +42,8 @@ class Sgma(nn.Module):
     def __init__(self, config: TrainConfig, sgf: type[SemanticGuidedFusion] = SemanticGuidedFusion) -> None:
         super().__init__()
         model, self.modalities, classes = config.model, config.data.modalities, len(config.data.classes)
+        if not isinstance(model.encoder, PvtV2Config):
+            raise InputError("the PyTorch baseline has PVT-v2 as its encoder and no other; give a preset with PVT-v2.")
         self.magnify = model.magnify
         self.encoder = PvtV2(model.encoder)
         channels = self.encoder.channels

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 import tyro
+from flax.traverse_util import unflatten_dict
 
 from experiments.torch_baseline.evaluate import MODEL_FILE, confusions
 from experiments.torch_baseline.optimization import learning_rate, make_optimizer, put_batch, sampling_report, train_step
@@ -25,6 +26,8 @@ from sgma_jax.cli import load_preset
 from sgma_jax.config import TrainConfig, check
 from sgma_jax.data.pipeline import open_split, training_batches
 from sgma_jax.errors import InputError, one_line_errors
+from sgma_jax.interop.pretrained import Pretrained, read_pretrained
+from sgma_jax.interop.torch_weights import state_dict_of
 from sgma_jax.metrics import evaluation_report
 from sgma_jax.reporting.atomic import write_atomically
 from sgma_jax.reporting.metrics_log import MetricsLog
@@ -51,6 +54,8 @@ def fit(config: TrainConfig, workdir: Path) -> None:
     torch.manual_seed(config.seed)
     batches = training_batches(config.data, source, seed=config.seed)
     model = Sgma(config).to(device)
+    if config.model.pretrained:
+        start_from(model, read_pretrained(config.model), config)
     prepare_run(workdir, config)
 
     parameters = list(model.parameters())
@@ -90,6 +95,17 @@ def fit(config: TrainConfig, workdir: Path) -> None:
                 progress.say(f"step {done}: validation mIoU average {report['average']}, worst subset {last1}")
                 save(workdir, {"model": model.state_dict(), "step": done, "manifest_hash": source.manifest_hash})
                 began, counted = time.monotonic(), done
+
+
+def start_from(model: Sgma, pretrained: Pretrained, config: TrainConfig) -> None:
+    """Give the encoder imported weights, and linear stems what those expect: the identity, or the mean of other than three bands."""
+    encoder = unflatten_dict({tuple(path.replace("/", "/encoder/", 1).split("/")): array for path, array in pretrained.arrays.items()})
+    weights = {name: torch.from_numpy(array.copy()) for name, array in state_dict_of(encoder, config.model).items()}
+    for modality, bands in zip(config.data.modalities, config.data.bands, strict=True):
+        if modality in model.stem:
+            weights[f"stem.{modality}.weight"] = (torch.eye(3) if bands == 3 else torch.full((3, bands), 1 / bands))[:, :, None, None]
+    if left := model.load_state_dict(weights, strict=False).unexpected_keys:
+        raise ValueError(f"the PyTorch model has no {left}")
 
 
 def save(workdir: Path, content: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from sgma_jax.config import PvtV2Config
 from sgma_jax.models.layers import TORCH_LAYER_NORM_EPSILON, DropPath, Kernel, depthwise
@@ -129,7 +129,11 @@ class PvtV2(nn.Module):
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, x: Float[Array, "batch height width 3"], train: bool) -> tuple[Float[Array, "batch coarse_height coarse_width channels"], ...]:
+    def __call__(
+        self, x: Float[Array, "batch height width 3"], available: Bool[Array, "batch height width"], train: bool
+    ) -> tuple[Float[Array, "batch coarse_height coarse_width channels"], ...]:
+        """`available` is what every encoder is given; PVT-v2 has no statistics over pixels, so it changes nothing here."""
+        del available
         variant = VARIANTS[self.config.variant]
         blocks = sum(variant.depths)
         maps = []

@@ -77,6 +77,17 @@ def test_batch_norm_sees_only_the_masked_positions_and_keeps_torchs_running_stat
     np.testing.assert_allclose(still, (x - stats["mean"]) / np.sqrt(stats["var"] + 1e-5), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("positions", [0, 1])
+def test_batch_norm_of_too_few_positions_falls_back_to_its_running_statistics(positions: int) -> None:
+    x, mask = np.random.default_rng(0).normal(size=(1, 2, 3, 4)).astype(np.float32), np.arange(6).reshape(1, 2, 3) < positions
+    stats = {"mean": np.arange(4, dtype=np.float32), "var": np.arange(1, 5, dtype=np.float32)}
+    variables = {"params": {"scale": np.ones(4, np.float32), "bias": np.zeros(4, np.float32)}, "batch_stats": stats}
+    got, updates = MaskedBatchNorm().apply(variables, x, mask, True, mutable=["batch_stats"])
+    np.testing.assert_allclose(got, MaskedBatchNorm().apply(variables, x, mask, False), rtol=1e-6)
+    for name, value in stats.items():
+        np.testing.assert_allclose(updates["batch_stats"][name], value, rtol=1e-6)
+
+
 def test_drop_path_keeps_the_mean_and_drops_whole_samples() -> None:
     x = jnp.ones((4000, 2, 2, 1))
     y = np.asarray(DropPath(0.25).apply({}, x, True, rngs={"dropout": jax.random.key(0)}))

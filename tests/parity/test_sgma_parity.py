@@ -12,6 +12,7 @@ import pytest
 
 from sgma_jax.config import DataConfig, MeanFusionConfig, ModelConfig, OptimizerConfig, PvtV2Config, SamplingConfig, TrainConfig
 from sgma_jax.config import SemanticGuidedFusionConfig as SgfConfig
+from sgma_jax.interop import torch_weights
 from sgma_jax.models.fusion import SemanticGuidedFusion
 from sgma_jax.models.head import AllMlpHead
 from sgma_jax.models.sgma import make_model
@@ -27,7 +28,6 @@ from experiments.torch_baseline import head as torch_head  # noqa: E402
 from experiments.torch_baseline import optimization as torch_optimization  # noqa: E402
 from experiments.torch_baseline.cheap_fusion import CheapSemanticGuidedFusion  # noqa: E402
 from experiments.torch_baseline.sgma import Sgma as TorchSgma  # noqa: E402
-from experiments.torch_baseline.weights import state_dict_of  # noqa: E402
 
 pytestmark = pytest.mark.parity
 
@@ -48,6 +48,11 @@ def channels_first(x) -> np.ndarray:
 
 def tensor(x) -> torch.Tensor:
     return torch.from_numpy(np.array(x))
+
+
+def state_dict_of(variables) -> dict[str, np.ndarray]:
+    """Under PyTorch's names; a gradient is renamed and transposed like its parameter."""
+    return torch_weights.state_dict_of(variables, ModelConfig())
 
 
 def load(module: torch.nn.Module, prefix: str, variables) -> torch.nn.Module:
