@@ -11,16 +11,18 @@ from pathlib import Path
 
 import tyro
 
-from experiments.benchmarks import ours
 from experiments.benchmarks.side_by_side import OURS, Options, check_torch, compete, print_result, share_weights, torch_builders
 from experiments.benchmarks.workload import config_of
 from sgma_jax.errors import one_line_errors
-from sgma_jax.modalities import subsets
 
 
 @one_line_errors
 def main() -> None:
     """Measure and print."""
+    # Every contender's process imports this file, and PyTorch's should hold no JAX.
+    from experiments.benchmarks import ours
+    from sgma_jax.modalities import subsets
+
     options = tyro.cli(Options, prog="inference")
     if options.against == "torch":
         check_torch()
@@ -31,7 +33,7 @@ def main() -> None:
         if options.against == "torch":
             from experiments.torch_baseline.contenders import INFERENCE_VARIANTS, inference
 
-            builders |= torch_builders(options, INFERENCE_VARIANTS, inference, options, folder)
+            builders |= torch_builders(options, folder, INFERENCE_VARIANTS, inference)
         share_weights(options, folder)
         print_result(compete(options, builders, everything, parts), options.json)
 

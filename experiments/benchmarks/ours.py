@@ -12,23 +12,24 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.benchmarks.timing import Subject
-from experiments.benchmarks.workload import Workload, batch_of, config_of, load_variables, save_variables
+from experiments.benchmarks.workload import SETTLING_STEPS, TORCH_WEIGHTS, Workload, batch_of, config_of, load_variables, save_variables
 from sgma_jax.evaluation import Evaluator
+from sgma_jax.interop.torch_weights import state_dict_of
 from sgma_jax.models.sgma import make_model
 from sgma_jax.optimization import optimizer
 from sgma_jax.sharding import make_mesh, put_batch
 from sgma_jax.structs import Batch, TrainState
 from sgma_jax.training import make_train_step, state_initializer
 
-SETTLING_STEPS = 3
-"""Training steps before the clock starts; their losses are the answer that contenders must agree on."""
-
 
 def write_weights(workload: Workload, folder: Path) -> Subject:
     """Draw the weights that all contenders start from and leave them in `folder`."""
-    initialise, _ = state_initializer(config_of(workload), make_mesh(1))
+    config = config_of(workload)
+    initialise, _ = state_initializer(config, make_mesh(1))
     state = initialise()
-    save_variables(folder, {"params": state.params, "batch_stats": state.batch_stats})
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    save_variables(folder, variables)
+    np.savez(folder / TORCH_WEIGHTS, **state_dict_of(variables, config.model))  # type: ignore[arg-type]
     return Subject(lambda case: None, {}, _device_memory)
 
 

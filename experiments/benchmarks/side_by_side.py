@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from experiments.benchmarks import ours
 from experiments.benchmarks.timing import Contender, contenders, note, relative_difference, summary, take_turns
 from experiments.benchmarks.workload import Workload
 from sgma_jax.errors import InputError
@@ -35,12 +34,12 @@ class Options(Workload):
     """Print JSON instead of a table."""
 
 
-def torch_builders(options: Options, variants: Sequence[Any], build: Any, *arguments: Any) -> dict[str, tuple[Any, ...]]:
-    """PyTorch's contenders: name -> (build, workload and folder and variant and other arguments)."""
+def torch_builders(options: Options, folder: Path, variants: Sequence[Any], build: Any) -> dict[str, tuple[Any, ...]]:
+    """PyTorch's contenders: name -> (build, workload, folder, variant)."""
     names = [v.name for v in variants]
     if unknown := [name for name in options.only if name not in names]:
         raise InputError(f"--only: no variant {unknown[0]!r}; there are: {', '.join(names)}.")
-    return {v.name: (build, *arguments[:2], v, *arguments[2:]) for v in variants if not options.only or v.name in options.only}
+    return {v.name: (build, options, folder, v) for v in variants if not options.only or v.name in options.only}
 
 
 def check_torch() -> None:
@@ -51,9 +50,11 @@ def check_torch() -> None:
 
 def share_weights(workload: Workload, folder: Path) -> None:
     """Draw the weights once, in a process of their own that then ends."""
+    from experiments.benchmarks.ours import write_weights  # here, so that PyTorch's processes do not load JAX
+
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # several processes share the accelerator
     note("drawing the weights")
-    Contender("weights", ours.write_weights, workload, folder).close()
+    Contender("weights", write_weights, workload, folder).close()
 
 
 def compete(options: Options, builders: Mapping[str, tuple[Any, ...]], case: str, further: Sequence[str] = ()) -> dict[str, Any]:

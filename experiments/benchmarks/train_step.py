@@ -10,7 +10,6 @@ from pathlib import Path
 
 import tyro
 
-from experiments.benchmarks import ours
 from experiments.benchmarks.side_by_side import OURS, Options, check_torch, compete, print_result, share_weights, torch_builders
 from sgma_jax.errors import one_line_errors
 
@@ -18,6 +17,9 @@ from sgma_jax.errors import one_line_errors
 @one_line_errors
 def main() -> None:
     """Measure and print."""
+    # Every contender's process imports this file, and PyTorch's should hold no JAX.
+    from experiments.benchmarks import ours
+
     options = tyro.cli(Options, prog="train_step")
     if options.against == "torch":
         check_torch()
@@ -27,7 +29,7 @@ def main() -> None:
         if options.against == "torch":
             from experiments.torch_baseline.contenders import TRAINING_VARIANTS, training
 
-            builders |= torch_builders(options, TRAINING_VARIANTS, training, options, folder, ours.SETTLING_STEPS)
+            builders |= torch_builders(options, folder, TRAINING_VARIANTS, training)
         share_weights(options, folder)
         print_result(compete(options, builders, "step"), options.json)
 

@@ -14,6 +14,10 @@ from sgma_jax.data.transforms import drop_modalities
 from sgma_jax.structs import Batch
 
 WEIGHTS = "weights.npz"
+TORCH_WEIGHTS = "torch_weights.npz"
+"""The same under PyTorch's names, so that PyTorch's contenders need not load JAX."""
+SETTLING_STEPS = 3
+"""Training steps before the clock starts; their losses are the answer that contenders must agree on."""
 
 
 @dataclass(frozen=True, kw_only=True)

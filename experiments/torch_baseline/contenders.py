@@ -9,17 +9,17 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from experiments.benchmarks.timing import Subject
-from experiments.benchmarks.workload import Workload, batch_of, config_of, load_variables
+from experiments.benchmarks.workload import SETTLING_STEPS, TORCH_WEIGHTS, Workload, batch_of, config_of
 from experiments.torch_baseline.cheap_fusion import CheapSemanticGuidedFusion
 from experiments.torch_baseline.fusion import SemanticGuidedFusion
 from experiments.torch_baseline.optimization import TorchBatch, learning_rate, make_optimizer, put_batch, train_step
 from experiments.torch_baseline.sgma import Outputs, Sgma
 from sgma_jax.config import TrainConfig
-from sgma_jax.interop.torch_weights import state_dict_of
 from sgma_jax.structs import IGNORE
 
 Form = Literal["naive", "cheap"]
@@ -48,7 +48,7 @@ TRAINING_VARIANTS = tuple(Variant(*v) for v in product(TRAINING_MODES, FORMS, (F
 INFERENCE_VARIANTS = tuple(Variant(*v) for v in product(INFERENCE_MODES, FORMS, (False, True)))
 
 
-def training(workload: Workload, folder: Path, variant: Variant, settling_steps: int) -> Subject:
+def training(workload: Workload, folder: Path, variant: Variant) -> Subject:
     """One optimiser step."""
     device, config, model, batch, facts = _prepare(workload, folder, variant)
     model.train()
@@ -67,7 +67,7 @@ def training(workload: Workload, folder: Path, variant: Variant, settling_steps:
     began = time.perf_counter()
     answer = [step()]
     facts["first_step_s"] = round(time.perf_counter() - began, 2)
-    answer += [step() for _ in range(settling_steps - 1)]
+    answer += [step() for _ in range(SETTLING_STEPS - 1)]
 
     def run(case: str) -> None:
         step()
@@ -113,7 +113,8 @@ def _prepare(workload: Workload, folder: Path, variant: Variant) -> tuple[torch.
     config = config_of(workload)
     memory_format = torch.channels_last if variant.channels_last else torch.contiguous_format
     model = Sgma(config, CheapSemanticGuidedFusion if variant.form == "cheap" else SemanticGuidedFusion)
-    model.load_state_dict({k: torch.from_numpy(v.copy()) for k, v in state_dict_of(load_variables(folder), config.model).items()}, strict=True)
+    with np.load(folder / TORCH_WEIGHTS) as weights:
+        model.load_state_dict({name: torch.from_numpy(weights[name]) for name in weights.files}, strict=True)
     model.to(device).to(memory_format=memory_format)
     facts = {
         "framework": f"torch {torch.__version__}",
