@@ -1,5 +1,6 @@
 # make demo   the whole path on a synthetic city: convert, train, evaluate, pictures (minutes on 2 cores)
 # make test   the tests; make test-slow adds those that take minutes
+# make test-parity   the comparison with PyTorch, which it installs into .venv
 # make lint   ruff, formatting and mypy, as CI runs them
 # The interpreter is PYTHON (3.11 or later): make demo PYTHON=python3.12
 PYTHON ?= python3
@@ -8,7 +9,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO := runs/demo
 
-.PHONY: demo test test-slow lint format clean
+.PHONY: demo test test-slow test-parity lint format clean
 .DEFAULT_GOAL := test
 
 $(STAMP): pyproject.toml constraints.txt
@@ -37,7 +38,11 @@ test: $(STAMP)
 	$(BIN)/python -m pytest
 
 test-slow: $(STAMP)
-	$(BIN)/python -m pytest -m 'slow or not slow'
+	$(BIN)/python -m pytest -m 'not parity'
+
+test-parity: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,torch]'
+	$(BIN)/python -m pytest -m parity tests/parity
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -66,10 +66,33 @@ def read_config(folder: Path) -> TrainConfig:
         raise InputError(f"{path}: {error}") from error
 
 
-class Checkpoints:
-    """The checkpoints of a run. A step is complete or not there at all; saving goes on in the background."""
+def newest_step(folder: Path) -> int | None:
+    """The newest complete step of a run's folder, which is left as it is; None where there is none."""
+    steps = ocp.utils.checkpoint_steps(folder / CHECKPOINTS) if (folder / CHECKPOINTS).is_dir() else []
+    return max(steps, default=None)
 
-    def __init__(self, folder: Path, keep: int) -> None:
+
+def restore_newest_model(folder: Path, shapes: Any) -> tuple[int, dict[str, Any], str]:
+    """The newest step of a run, its variables, and the manifest hash of the data set that it was trained on.
+
+    `shapes` as for `Checkpoints.restore`. Raises InputError for a run that has no checkpoint.
+    """
+    step = newest_step(folder)
+    if step is None:
+        raise InputError(f"{folder} has no checkpoint yet; train it first with `sgma train`.")
+    checkpoints = Checkpoints(folder, keep=None)
+    variables, manifest_hash = checkpoints.restore_model(step, shapes)
+    checkpoints.close()
+    return step, variables, manifest_hash
+
+
+class Checkpoints:
+    """The checkpoints of a run. A step is complete or not there at all; saving goes on in the background.
+
+    Of the newest steps `keep` stay, or all for None.
+    """
+
+    def __init__(self, folder: Path, keep: int | None) -> None:
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True)
         names = ("model", "optimizer", "sampling", "progress")
         self._manager = ocp.CheckpointManager((folder / CHECKPOINTS).absolute(), options=options, item_names=names)

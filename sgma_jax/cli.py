@@ -1,4 +1,4 @@
-"""The `sgma` command: train, evaluate, inspect, data."""
+"""The `sgma` command: train, evaluate, inspect, data, weights."""
 
 from __future__ import annotations
 
@@ -25,6 +25,8 @@ USAGE = """usage: sgma COMMAND ...
   sgma evaluate RUN [--split test] [--missing skip|zero] [--pictures N]    score RUN on every subset of its sensors
   sgma inspect PRESET [--size 512] [--json]                                parameters and multiply-adds by part
   sgma data show SET [--split train] [--n 6] [--out SHEET.png]             look at a converted set: counts, statistics, a contact sheet
+  sgma weights import FILE --encoder pvt_v2_b2 --out WEIGHTS               PyTorch weights for a preset's model.pretrained
+  sgma weights export RUN --out FILE [--layout transformers]               RUN's model under PyTorch's names
 
 PRESET is a Python file with `config = TrainConfig(...)`, such as experiments/demo.py. `sgma COMMAND --help` says more."""
 
@@ -94,6 +96,30 @@ class ShowArguments:
     """Records to draw, evenly spread over the split."""
     out: Path | None = None
     """PNG file to write; NAME_SPLIT.png in the current folder if not given."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportArguments:
+    """Convert an encoder's PyTorch weights into the file that model.pretrained names."""
+
+    file: Annotated[Path, tyro.conf.Positional]
+    """The weights as they were downloaded: .safetensors, or with PyTorch installed .pth, .pt or .bin."""
+    encoder: str
+    """What they are of: pvt_v2_b0 to pvt_v2_b5, resnet18, resnet34, resnet50, resnet101, resnet152."""
+    out: Path
+    """File to write."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportArguments:
+    """Write a run's model, from its newest checkpoint, as a PyTorch state dict in safetensors."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Folder of the run."""
+    out: Path
+    """File to write."""
+    layout: str | None = None
+    """Whose names the encoder gets: authors, timm or transformers for PVT-v2, torchvision, timm or transformers for ResNet."""
 
 
 def train(arguments: list[str]) -> None:
@@ -168,6 +194,30 @@ def data(arguments: list[str]) -> None:
     print(f"{count} of {len(source)} records of {own.split}: {out}")
 
 
+def weights(arguments: list[str]) -> None:
+    """`sgma weights import` and `sgma weights export`: writes one file and says what is in it."""
+    if arguments[:1] == ["import"]:
+        given = tyro.cli(ImportArguments, args=arguments[1:], prog="sgma weights import")
+        _prepare_jax()
+        from sgma_jax.interop.pretrained import import_weights
+
+        imported = import_weights(given.file, given.encoder, given.out)
+        numbers = sum(a.size for a in imported.arrays.values())
+        print(f"{given.out}: {given.encoder}, {len(imported.arrays)} arrays of {numbers:,} numbers, from the layout of {imported.layout}")
+        print(f"left out: {', '.join(imported.left_out) or 'nothing'}")
+    elif arguments[:1] == ["export"]:
+        own = tyro.cli(ExportArguments, args=arguments[1:], prog="sgma weights export")
+        _prepare_jax()
+        from sgma_jax.interop.export import export_run
+
+        exported = export_run(own.run, own.out, own.layout)
+        print(f"{own.out}: {len(exported)} tensors of {sum(a.size for a in exported.values()):,} numbers, such as {next(iter(exported))}")
+    elif set(arguments) & {"-h", "--help"}:
+        print(USAGE)
+    else:
+        raise InputError("sgma weights does `import` or `export`; see sgma --help.")
+
+
 def _prepare_jax() -> None:
     """Keep compiled programs between runs, in the user's cache folder unless JAX is told otherwise; say nothing twice."""
     # What goes wrong in Orbax's background threads is raised in the foreground too; their own log of it is noise.
@@ -184,7 +234,7 @@ def _tell_of_the_main_thread(*error: Any) -> None:
         sys.__excepthook__(*error)
 
 
-COMMANDS = {"train": train, "evaluate": evaluate, "inspect": inspect, "data": data}
+COMMANDS = {"train": train, "evaluate": evaluate, "inspect": inspect, "data": data, "weights": weights}
 
 
 @one_line_errors

@@ -53,6 +53,14 @@ class PvtV2Config:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ResNetConfig:
+    """ResNet v1.5 (arXiv 1512.03385, strides as torchvision has them), the paper's second encoder with 50 layers [P]."""
+
+    variant: Literal["18", "34", "50", "101", "152"] = "50"
+    """Row of the table of variants in models/resnet.py."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class SemanticGuidedFusionConfig:
     """SGF of section III: class prototypes, robustness, fusion weighted by it [P]."""
 
@@ -71,8 +79,10 @@ class MeanFusionConfig:
 class ModelConfig:
     """Stem -> shared encoder -> fusion at four scales -> head."""
 
-    encoder: PvtV2Config = field(default_factory=PvtV2Config)
+    encoder: PvtV2Config | ResNetConfig = field(default_factory=PvtV2Config)
     """Encoder that all sensors share [P]."""
+    pretrained: str = ""
+    """File of the encoder's first weights, as `sgma weights import` writes it; empty for random ones."""
     fusion: SemanticGuidedFusionConfig | MeanFusionConfig = field(default_factory=SemanticGuidedFusionConfig)
     """How the sensors' features become one map."""
     stem: Literal["replicate", "linear"] = "replicate"
@@ -175,7 +185,9 @@ def check(config: TrainConfig) -> None:
         raise InputError(f"warmup_steps is {config.warmup_steps}; it must lie between 0 and steps ({config.steps}), excluded.")
     if not 0.0 <= data.modality_dropout <= 1.0:
         raise InputError(f"data.modality_dropout is {data.modality_dropout}; it is a probability between 0 and 1.")
-    rates = {"model.head_dropout": config.model.head_dropout, "model.encoder.drop_path_rate": config.model.encoder.drop_path_rate}
+    rates = {"model.head_dropout": config.model.head_dropout}
+    if isinstance(config.model.encoder, PvtV2Config):
+        rates["model.encoder.drop_path_rate"] = config.model.encoder.drop_path_rate
     for name, rate in rates.items():
         if not 0.0 <= rate < 1.0:
             raise InputError(f"{name} is {rate}; it is a probability of at least 0 and below 1.")

@@ -13,13 +13,12 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Int
 
-from sgma_jax.checkpointing import CHECKPOINTS, Checkpoints
+from sgma_jax.checkpointing import restore_newest_model
 from sgma_jax.config import DataConfig, TrainConfig
 from sgma_jax.data.pipeline import evaluation_batches, open_split, stack
 from sgma_jax.data.source import Source
 from sgma_jax.data.transforms import to_sample
-from sgma_jax.errors import InputError
-from sgma_jax.metrics import confusion_matrix, scores, summarise
+from sgma_jax.metrics import confusion_matrix, evaluation_report
 from sgma_jax.modalities import subsets
 from sgma_jax.models.sgma import Sgma, initial_variables, make_model
 from sgma_jax.reporting.atomic import write_atomically
@@ -90,17 +89,8 @@ class Evaluator:
         return totals
 
     def report(self, confusions: dict[tuple[str, ...], tuple[np.ndarray, int]], split: str) -> dict[str, Any]:
-        """The evaluation as RUN/evaluation/<split>.json has it, without provenance.
-
-        `coverage` is the share of labelled pixels that a subset's sensors saw at all; the scores are over those.
-        """
-        rows, miou = [], {}
-        for subset, (matrix, labelled) in confusions.items():
-            row = scores(matrix, self.classes)
-            miou[subset] = row["miou"]
-            rows.append({"modalities": list(subset), **row, "coverage": float(matrix.sum() / labelled) if labelled else None})
-        header = {"split": split, "modalities": list(self.model.modalities), "classes": list(self.classes), "missing": self.missing}
-        return {**header, "subsets": rows, **summarise(miou, self.model.modalities)}
+        """The evaluation as RUN/evaluation/<split>.json has it, without provenance."""
+        return evaluation_report(confusions, split, self.model.modalities, self.classes, self.missing)
 
 
 def evaluate_run(folder: Path, config: TrainConfig, split: str, missing: Missing, pictures: int) -> dict[str, Any]:
@@ -111,12 +101,8 @@ def evaluate_run(folder: Path, config: TrainConfig, split: str, missing: Missing
     source = open_split(config.data, split)
     mesh = make_mesh(1)
     check_batch_size("data.evaluation_batch_size", config.data.evaluation_batch_size, mesh)
-    checkpoints = Checkpoints(folder, config.keep_checkpoints) if (folder / CHECKPOINTS).is_dir() else None
-    step = checkpoints.latest() if checkpoints else None
-    if checkpoints is None or step is None:
-        raise InputError(f"{folder} has no checkpoint yet; train it first with `sgma train`.")
-    variables, trained_on = checkpoints.restore_model(step, with_sharding(jax.eval_shape(lambda: initial_variables(config)), mesh))
-    checkpoints.close()
+    shapes = with_sharding(jax.eval_shape(lambda: initial_variables(config)), mesh)
+    step, variables, trained_on = restore_newest_model(folder, shapes)
 
     model = make_model(config)
     evaluator = Evaluator(model, config.data.classes, mesh, missing)

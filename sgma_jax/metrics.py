@@ -67,3 +67,24 @@ def summarise(miou: Mapping[tuple[str, ...], float | None], modalities: tuple[st
         "last1": {"modalities": list(worst), "miou": known[worst]},
         "bernoulli": bernoulli,
     }
+
+
+def evaluation_report(
+    confusions: Mapping[tuple[str, ...], tuple[np.ndarray, int]],
+    split: str,
+    modalities: tuple[str, ...],
+    classes: Sequence[str],
+    missing: str = "skip",
+) -> dict[str, Any]:
+    """The evaluation as RUN/evaluation/<split>.json has it, without provenance.
+
+    `confusions` holds, per subset, the confusion matrix of the split and the number of its labelled pixels; `missing` is what absent
+    sensors were. `coverage` is the share of labelled pixels that a subset's sensors saw at all; the scores are over those.
+    """
+    rows, miou = [], {}
+    for subset, (matrix, labelled) in confusions.items():
+        row = scores(matrix, classes)
+        miou[subset] = row["miou"]
+        rows.append({"modalities": list(subset), **row, "coverage": float(matrix.sum() / labelled) if labelled else None})
+    header = {"split": split, "modalities": list(modalities), "classes": list(classes), "missing": missing}
+    return {**header, "subsets": rows, **summarise(miou, modalities)}

@@ -14,12 +14,13 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
-from sgma_jax.checkpointing import Checkpoints, prepare_run
+from sgma_jax.checkpointing import Checkpoints, newest_step, prepare_run
 from sgma_jax.config import TrainConfig, check
 from sgma_jax.data.pipeline import evaluation_batches, open_split, training_batches
 from sgma_jax.data.source import Source
 from sgma_jax.errors import InputError
 from sgma_jax.evaluation import Evaluator
+from sgma_jax.interop.pretrained import read_pretrained, start_from, write_provenance
 from sgma_jax.losses import cross_entropy
 from sgma_jax.models.sgma import initial_variables, make_model
 from sgma_jax.optimization import learning_rate, optimizer
@@ -116,6 +117,8 @@ def fit(config: TrainConfig, workdir: Path, *, stop_after: int | None = None, re
     check_batch_size("data.batch_size", config.data.batch_size, mesh)
     check_batch_size("data.evaluation_batch_size", config.data.evaluation_batch_size, mesh)
     source, validation = open_split(config.data, "train"), open_split(config.data, "validation")
+    # A run that goes on has its weights in its checkpoint, and needs the file no more.
+    pretrained = read_pretrained(config.model) if config.model.pretrained and newest_step(workdir) is None else None
     hosts = {"process": jax.process_index(), "processes": jax.process_count()}
     batches = training_batches(config.data, source, seed=config.seed, **hosts)
     prepare_run(workdir, config)
@@ -143,6 +146,9 @@ def fit(config: TrainConfig, workdir: Path, *, stop_after: int | None = None, re
             table.restore(restored.sampling)
     else:
         state = init()
+        if pretrained:
+            state = start_from(state, pretrained, config)
+            write_provenance(workdir, pretrained)
     stop = min(config.steps, stop_after or config.steps)
     epochs = config.steps * config.data.batch_size / len(source)
 
@@ -150,6 +156,8 @@ def fit(config: TrainConfig, workdir: Path, *, stop_after: int | None = None, re
         progress.say(f"{config.name}: {len(source)} training records, {config.steps} steps ({epochs:.1f} epochs), {mesh.size} device(s)")
         if start:
             progress.say(f"resuming {workdir} at step {start}")
+        elif pretrained:
+            progress.say(f"the encoder begins with {config.model.pretrained} ({pretrained.provenance['source']})")
         began, counted = time.monotonic(), start
         for step in range(start, stop):
             batch = next(batches)

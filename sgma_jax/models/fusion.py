@@ -1,7 +1,7 @@
 """Semantic-Guided Fusion: one fused map and one robustness map per sensor, at one scale.
 
 Section III of arXiv 2603.02505. Tags: [P] the paper, [D] derived, [C] our choice. What is computed here is the cheap exact form
-[D] of docs/method.md; the naive form, written plainly, is the oracle in tests/models/naive_fusion.py.
+[D] of docs/method.md; the naive form, written plainly, is the oracle in experiments/benchmarks/naive_fusion.py.
 """
 
 from __future__ import annotations

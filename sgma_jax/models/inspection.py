@@ -34,7 +34,7 @@ def inspect_model(config: TrainConfig, size: int) -> dict[str, Any]:
         return round(costs["flops"] / 2), jax.eval_shape(run, variables, *arguments)
 
     stem, stacked = multiply_adds(Sgma.stack, images, available)
-    encoder, maps = multiply_adds(lambda m, x: m.encode(x, False), stacked)
+    encoder, maps = multiply_adds(lambda m, x, a: m.encode(x, a, False), stacked, available)
     fusion, (results, _, _) = multiply_adds(lambda m, f, a: m.fuse(f, a), maps, available)
     fused = [r.features for r in results]
     mask = jax.ShapeDtypeStruct(fused[0].shape[:3], jnp.bool_)

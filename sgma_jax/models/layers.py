@@ -112,7 +112,11 @@ class Kernel(nn.Module):
 
 
 class MaskedBatchNorm(nn.Module):
-    """BatchNorm whose statistics see only the positions where the mask holds; as PyTorch's, its running variance is unbiased."""
+    """BatchNorm whose statistics see only the positions where the mask holds; as PyTorch's, its running variance is unbiased.
+
+    [C] One position or none has no variance, which PyTorch refuses: such a batch is normalised by the running statistics and leaves
+    them as they are.
+    """
 
     momentum: float = 0.9
     epsilon: float = 1e-5
@@ -129,12 +133,15 @@ class MaskedBatchNorm(nn.Module):
         wide = x.astype(jnp.float32)
         if train:
             weight = mask[..., None].astype(jnp.float32)
-            count = jnp.maximum(weight.sum(), 1.0)
+            positions = weight.sum()
+            count = jnp.maximum(positions, 2.0)
             mean = (wide * weight).sum((0, 1, 2)) / count
             # Two passes: E[x^2] - E[x]^2 cancels in float32 and differs from PyTorch.
             var = (jnp.square(wide - mean) * weight).sum((0, 1, 2)) / count
+            enough = positions >= 2
+            mean, unbiased = jnp.where(enough, mean, running_mean.value), jnp.where(enough, var * count / (count - 1.0), running_var.value)
+            var = jnp.where(enough, var, running_var.value)
             if not self.is_initializing():
-                unbiased = var * count / jnp.maximum(count - 1.0, 1.0)
                 running_mean.value = self.momentum * running_mean.value + (1 - self.momentum) * mean
                 running_var.value = self.momentum * running_var.value + (1 - self.momentum) * unbiased
         else:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from sgma_jax.config import PvtV2Config
 from sgma_jax.models.layers import TORCH_LAYER_NORM_EPSILON, Kernel, depthwise, drop_path_factors
@@ -135,7 +135,11 @@ class PvtV2(nn.Module):
     """Compile every block on its own. A loop compiles a stage's equal blocks once, but the compiler's cost analysis counts it once too."""
 
     @nn.compact
-    def __call__(self, x: Float[Array, "batch height width 3"], train: bool) -> tuple[Float[Array, "batch coarse_height coarse_width channels"], ...]:
+    def __call__(
+        self, x: Float[Array, "batch height width 3"], available: Bool[Array, "batch height width"], train: bool
+    ) -> tuple[Float[Array, "batch coarse_height coarse_width channels"], ...]:
+        """`available` is what every encoder is given; PVT-v2 has no statistics over pixels, so it changes nothing here."""
+        del available
         variant = VARIANTS[self.config.variant]
         factors = None
         if train and self.config.drop_path_rate:

@@ -9,12 +9,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from sgma_jax.config import MeanFusionConfig, ModelConfig, TrainConfig
+from sgma_jax.config import MeanFusionConfig, ModelConfig, PvtV2Config, ResNetConfig, TrainConfig
 from sgma_jax.modalities import blank_unavailable, coarsen, per_pixel, refine
 from sgma_jax.models.fusion import Fused, MeanFusion, SemanticGuidedFusion
 from sgma_jax.models.head import AllMlpHead
 from sgma_jax.models.layers import resize
 from sgma_jax.models.pvt_v2 import PvtV2
+from sgma_jax.models.resnet import ResNet
 from sgma_jax.structs import Outputs
 
 STRIDES = (4, 8, 16, 32)
@@ -32,7 +33,7 @@ class Sgma(nn.Module):
     def setup(self) -> None:
         """Name the parts; `encoder`, `fusion_0` .. `fusion_3` and `head` are the roots of the parameter paths."""
         dtype = jnp.dtype(self.config.dtype)
-        self.encoder = PvtV2(self.config.encoder, dtype, self.unroll)
+        self.encoder = make_encoder(self.config.encoder, dtype, self.unroll)
         if self.config.stem == "linear":
             self.stem = {m: nn.Dense(3, use_bias=False, dtype=dtype) for m in self.modalities}
         fusion = self.config.fusion
@@ -63,8 +64,11 @@ class Sgma(nn.Module):
         x = self.stack(images, available)
         if subset is not None:
             x, available = x[:, subset], available[:, subset]
-        maps = self.encode(x, train)
         fused_available = available if kept is None else available & kept[:, :, None, None]
+        used = fused_available
+        if drawn is not None:  # a sensor that dropout took counts in the encoder's statistics only where the MAS branch uses it
+            used = used | (available & jax.nn.one_hot(drawn, available.shape[1], dtype=bool)[:, :, None, None])
+        maps = self.encode(x, used, train)
         drawn_available = None if drawn is None else jnp.take_along_axis(available, drawn[:, None, None, None], 1)
         results, sees, drawn_sees = self.fuse(maps, fused_available, subset, drawn, drawn_available)
         fused, mask = [r.features for r in results], sees[0].any(1)
@@ -92,10 +96,14 @@ class Sgma(nn.Module):
         return jnp.stack(stacked, axis=1)
 
     def encode(
-        self, x: Float[Array, "batch modality height width 3"], train: bool
+        self,
+        x: Float[Array, "batch modality magnified_height magnified_width 3"],
+        available: Bool[Array, "batch modality height width"],
+        train: bool,
     ) -> list[Float[Array, "batch modality coarse_height coarse_width channels"]]:
-        """The encoder's four maps of every modality, in one call [P]."""
-        maps = self.encoder(x.reshape(-1, *x.shape[2:]), train)
+        """The encoder's four maps of every modality, in one call [P]; `available` says which pixels its statistics are over."""
+        mask = self.magnified(available)
+        maps = self.encoder(x.reshape(-1, *x.shape[2:]), mask.reshape(-1, *mask.shape[2:]), train)
         return [m.reshape(*x.shape[:2], *m.shape[1:]) for m in maps]
 
     def fuse(
@@ -109,8 +117,7 @@ class Sgma(nn.Module):
         """Fusion at four scales; with it, which modalities each scale sees, and where the finest sees the drawn one."""
 
         def at_scales(mask: Array) -> list[Array]:
-            magnified = jnp.repeat(jnp.repeat(mask, self.config.magnify, 2), self.config.magnify, 3)
-            return [coarsen(magnified, stride) for stride in STRIDES]
+            return [coarsen(self.magnified(mask), stride) for stride in STRIDES]
 
         sees = at_scales(available)
         drawn_sees = [None] * len(STRIDES) if drawn_available is None else [s[:, 0] for s in at_scales(drawn_available)]
@@ -119,6 +126,10 @@ class Sgma(nn.Module):
             for fusion, features, seen, drawn_seen in zip(self.fusion, maps, sees, drawn_sees, strict=True)
         ]
         return results, sees, drawn_sees[0]
+
+    def magnified(self, mask: Bool[Array, "batch modality height width"]) -> Bool[Array, "batch modality magnified_height magnified_width"]:
+        """A mask at the size at which the encoder sees the images."""
+        return jnp.repeat(jnp.repeat(mask, self.config.magnify, 2), self.config.magnify, 3)
 
     def decode(
         self, fused: list[Float[Array, "batch coarse_height coarse_width channels"]], mask: Array, height: int, width: int, train: bool
@@ -133,6 +144,11 @@ class Sgma(nn.Module):
         magnify = self.config.magnify
         cells = [refine(s.any(1), stride, height * magnify, width * magnify) for s, stride in zip(sees, STRIDES, strict=True)]
         return (cells[0] | cells[1] | cells[2] | cells[3])[:, ::magnify, ::magnify]
+
+
+def make_encoder(config: PvtV2Config | ResNetConfig, dtype: jnp.dtype, unroll: bool = False) -> PvtV2 | ResNet:
+    """The encoder of a configuration: (images, available, train) -> maps at strides 4, 8, 16, 32."""
+    return PvtV2(config, dtype, unroll) if isinstance(config, PvtV2Config) else ResNet(config, dtype)
 
 
 def make_model(config: TrainConfig) -> Sgma:

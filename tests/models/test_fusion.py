@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from experiments.benchmarks.naive_fusion import naive_fusion
 from sgma_jax.config import SemanticGuidedFusionConfig
 from sgma_jax.models.fusion import MeanFusion, SemanticGuidedFusion
-from tests.models.naive_fusion import naive_fusion
 
 MODALITIES = ("rgb", "dsm", "nir")
 BATCH, HEIGHT, WIDTH, CHANNELS = 2, 6, 5, 16

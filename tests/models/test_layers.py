@@ -86,6 +86,17 @@ def test_stochastic_depth_drops_each_branch_of_each_sample_at_its_rate_and_keeps
     assert abs(np.corrcoef(factors[1] == 0, factors[2] == 0)[0, 1]) < 0.05  # one branch says nothing of another
 
 
+@pytest.mark.parametrize("positions", [0, 1])
+def test_batch_norm_of_too_few_positions_falls_back_to_its_running_statistics(positions: int) -> None:
+    x, mask = np.random.default_rng(0).normal(size=(1, 2, 3, 4)).astype(np.float32), np.arange(6).reshape(1, 2, 3) < positions
+    stats = {"mean": np.arange(4, dtype=np.float32), "var": np.arange(1, 5, dtype=np.float32)}
+    variables = {"params": {"scale": np.ones(4, np.float32), "bias": np.zeros(4, np.float32)}, "batch_stats": stats}
+    got, updates = MaskedBatchNorm().apply(variables, x, mask, True, mutable=["batch_stats"])
+    np.testing.assert_allclose(got, MaskedBatchNorm().apply(variables, x, mask, False), rtol=1e-6)
+    for name, value in stats.items():
+        np.testing.assert_allclose(updates["batch_stats"][name], value, rtol=1e-6)
+
+
 def bilinear(image: np.ndarray, height: int, width: int) -> np.ndarray:
     """PyTorch's formula for align_corners=False, pixel by pixel."""
     out = np.zeros((height, width, image.shape[2]))

@@ -1,0 +1,105 @@
+"""Score a run of the PyTorch baseline on every subset of its sensors; writes RUN/evaluation/<split>.json as `sgma evaluate` does.
+
+Command: python -m experiments.torch_baseline.evaluate RUN [--split test] [--data-path DATA]
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import tyro
+
+from experiments.torch_baseline.optimization import put_batch
+from experiments.torch_baseline.sgma import Sgma
+from sgma_jax.checkpointing import read_config
+from sgma_jax.config import TrainConfig
+from sgma_jax.data.pipeline import evaluation_batches, open_split
+from sgma_jax.data.source import Source
+from sgma_jax.errors import InputError, one_line_errors
+from sgma_jax.metrics import evaluation_report
+from sgma_jax.modalities import subsets
+from sgma_jax.reporting.atomic import write_atomically
+from sgma_jax.reporting.provenance import provenance
+from sgma_jax.reporting.tables import print_evaluation
+from sgma_jax.structs import IGNORE
+
+MODEL_FILE = "model.pt"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Score a run of the PyTorch baseline on every non-empty subset of its sensors."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Folder of the run."""
+    split: str = "test"
+    """Split to score."""
+    data_path: str | None = None
+    """Where the data set lies now, if not where it was trained from."""
+
+
+@torch.no_grad()
+def confusions(model: Sgma, config: TrainConfig, source: Source, device: torch.device) -> dict[tuple[str, ...], tuple[np.ndarray, int]]:
+    """Per subset, the int64 confusion matrix of the split (rows are labels) and the number of its labelled pixels; absent sensors are skipped."""
+    model.eval()
+    classes = len(config.data.classes)
+    totals = {s: (np.zeros((classes, classes), np.int64), 0) for s in subsets(config.data.modalities)}
+    for numpy_batch in evaluation_batches(config.data, source):
+        batch = put_batch(numpy_batch, device)
+        labelled = batch.labels != IGNORE
+        for subset, (matrix, pixels) in totals.items():
+            with torch.autocast(device.type, torch.bfloat16, enabled=config.model.dtype == "bfloat16"):
+                outputs = model(batch.images, batch.available, present=subset)
+            counted = labelled & outputs.answered
+            cells = (batch.labels * classes + outputs.logits.argmax(1))[counted]
+            counts = torch.bincount(cells, minlength=classes**2).view(classes, classes)
+            totals[subset] = (matrix + counts.cpu().numpy(), pixels + int(labelled.sum()))
+    return totals
+
+
+def evaluate_run(folder: Path, config: TrainConfig, split: str) -> dict[str, Any]:
+    """Score RUN/model.pt on a split, write the JSON, and return what it says."""
+    source = open_split(config.data, split)
+    path = folder / MODEL_FILE
+    if not path.is_file():
+        raise InputError(f"{folder} has no {MODEL_FILE}; train it first with `python -m experiments.torch_baseline.train`.")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = Sgma(config).to(device)
+    try:
+        saved = torch.load(path, map_location=device, weights_only=True)
+        model.load_state_dict(saved["model"])
+    except (RuntimeError, KeyError, TypeError, EOFError, pickle.UnpicklingError) as error:
+        raise InputError(f"{path} does not hold this network's weights ({str(error).splitlines()[0]}); train the run again.") from error
+    totals = confusions(model, config, source, device)
+    report = evaluation_report(totals, split, config.data.modalities, config.data.classes)
+    origin = provenance()
+    report["provenance"] = {
+        **origin,
+        "versions": {**origin["versions"], "torch": torch.__version__},
+        "checkpoint_step": saved["step"],
+        "manifest_hash": source.manifest_hash,
+        "trained_on_manifest_hash": saved["manifest_hash"],
+    }
+    write_atomically(folder / "evaluation" / f"{split}.json", (json.dumps(report, indent=2) + "\n").encode())
+    return report
+
+
+@one_line_errors
+def main() -> None:
+    """Evaluate what the command line says and print the table."""
+    own = tyro.cli(Arguments, prog="python -m experiments.torch_baseline.evaluate")
+    config = read_config(own.run)
+    if own.data_path:
+        config = dataclasses.replace(config, data=dataclasses.replace(config.data, path=own.data_path))
+    print_evaluation(evaluate_run(own.run, config, own.split))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Weights from and for PyTorch. PyTorch itself is imported only inside the function that reads its pickles."""
