@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,8 @@ def _read_pickle(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
         ) from error
     try:
         # Restricted to tensors and plain containers: what else a pickle asks for is refused before it is called.
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged or hostile file fails in many ways, none of which is ours
         raise InputError(
             f"{path}: it is damaged or holds more than weights, so it was refused and nothing of it was run. "

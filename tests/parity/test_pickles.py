@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -58,7 +59,7 @@ def test_a_hostile_pickle_is_refused_and_runs_nothing(tmp_path: Path, kind: str)
         what = {"model": WEIGHTS, "extra": Hostile(created)} if kind == "beside_weights" else Hostile(created)
         torch.save(what, path, _use_new_zipfile_serialization=kind != "legacy")
     created.unlink(missing_ok=True)
-    with pytest.raises(InputError, match=r"x.pth.*nothing of it was run"):
+    with pytest.raises(InputError, match=r"x.pth.*nothing of it was run"), warnings.catch_warnings(action="error"):
         read_state_dict(path)
     assert not created.exists()
     torch.load(path, weights_only=False) if kind != "pickle" else pickle.loads(path.read_bytes())
