@@ -56,7 +56,7 @@ def import_encoder(state_dict: Mapping[str, np.ndarray], config: PvtV2Config | R
     Raises InputError that names all misses together: what is missing, what nobody knows, and what has the wrong shape.
     """
     name, table, stacked = encoder_name(config), encoder_table(config), encoder_shapes(config)
-    shapes = _block_by_block(stacked, lambda shape, _: shape[1:])
+    shapes = block_by_block(stacked, lambda shape, _: shape[1:])
 
     def expected(layout: str, prefix: str) -> list[Entry]:
         return [e._replace(name=prefix + e.name) for e in entries(shapes, table, layout)]
@@ -87,7 +87,7 @@ def state_dict_of(variables: Mapping[str, Any], config: ModelConfig, layout: str
     for a layout that the encoder does not have.
     """
     whole = {path: np.asarray(leaf, np.float32) for path, leaf in flatten_dict(dict(variables), sep="/").items()}
-    flat = _block_by_block(whole, lambda array, block: array[block])
+    flat = block_by_block(whole, lambda array, block: array[block])
     parts: dict[str, dict[int, np.ndarray]] = {}
     for entry in _model_entries(flat, encoder_table(config.encoder), encoder_layout(config.encoder, layout)):
         parts.setdefault(entry.name, {})[entry.part] = _to_torch(flat[entry.path], entry.kind)
@@ -101,14 +101,14 @@ def variables_of(state_dict: Mapping[str, np.ndarray], config: ModelConfig, shap
     """
     table = encoder_table(config.encoder)
     stacked = {path: tuple(leaf.shape) for path, leaf in flatten_dict(dict(shapes), sep="/").items()}
-    flat = _block_by_block(stacked, lambda shape, _: shape[1:])
+    flat = block_by_block(stacked, lambda shape, _: shape[1:])
     wanted = max((_model_entries(flat, table, layout) for layout in table.layouts), key=lambda es: sum(e.name in state_dict for e in es))
     counts = [k for k in state_dict if k.endswith(".num_batches_tracked")]
     arrays = _gather({k: v for k, v in state_dict.items() if k not in counts}, wanted, flat)
     return unflatten_dict(_stacked(arrays, stacked), sep="/")
 
 
-def _block_by_block(flat: Mapping[str, Any], one: Callable[[Any, int], Any]) -> dict[str, Any]:
+def block_by_block(flat: Mapping[str, Any], one: Callable[[Any, int], Any]) -> dict[str, Any]:
     """Arrays or shapes by path, with `one(value, block)` for each block of what is stacked."""
     found: dict[str, Any] = {}
     for path, value in flat.items():

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sgma_jax.config import DataConfig, MeanFusionConfig, ModelConfig, PvtV2Config, ResNetConfig, TrainConfig
 from sgma_jax.errors import InputError
 from sgma_jax.interop.torch_names import ENCODERS, encoder_table, entries
-from sgma_jax.interop.torch_weights import encoder_shapes, import_encoder, state_dict_of, variables_of
+from sgma_jax.interop.torch_weights import block_by_block, encoder_shapes, import_encoder, state_dict_of, variables_of
 from sgma_jax.models.sgma import initial_variables
 
 LAYOUTS = [(name, layout) for name in ("pvt_v2_b0", "resnet18", "resnet50") for layout in encoder_table(ENCODERS[name]).layouts]
@@ -20,7 +20,7 @@ LAYOUTS = [(name, layout) for name in ("pvt_v2_b0", "resnet18", "resnet50") for 
 
 @pytest.mark.parametrize("name", ENCODERS)
 def test_every_array_of_every_variant_has_its_own_place_in_every_layout(name: str) -> None:
-    shapes = encoder_shapes(ENCODERS[name])
+    shapes = block_by_block(encoder_shapes(ENCODERS[name]), lambda shape, _: shape[1:])
     for layout in encoder_table(ENCODERS[name]).layouts:
         found = entries(shapes, encoder_table(ENCODERS[name]), layout)
         assert [e.path for e in found] == list(shapes)
@@ -60,8 +60,8 @@ def test_there_and_back_is_the_same_bits(name: str, layout: str, arrays_of, stat
 
 def test_keys_lie_before_values_in_the_authors_one_tensor(arrays_of, state_dict) -> None:
     kv, arrays = state_dict("pvt_v2_b0", "authors")["block1.0.attn.kv.weight"], arrays_of("pvt_v2_b0")
-    np.testing.assert_array_equal(kv[:32], arrays["params/stage0_block0/attention/key/kernel"].T)
-    np.testing.assert_array_equal(kv[32:], arrays["params/stage0_block0/attention/value/kernel"].T)
+    np.testing.assert_array_equal(kv[:32], arrays["params/stage0_blocks/attention/key/kernel"][0].T)
+    np.testing.assert_array_equal(kv[32:], arrays["params/stage0_blocks/attention/value/kernel"][0].T)
 
 
 def test_classifiers_counts_prefixes_and_half_precision_are_understood(state_dict) -> None:
