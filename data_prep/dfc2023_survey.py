@@ -15,7 +15,7 @@ from data_prep.cities import Place, neighbours_apart, split_by_city
 from data_prep.dfc2023_files import Arrangement, SceneFiles
 from data_prep.dfc2023_pixels import TYPES, Seen, compose, read_sensor
 from data_prep.findings import Finding, Severity
-from data_prep.footprints import Footprints, Raster, read_footprints
+from data_prep.footprints import Footprints, Raster, blank, read_footprints
 from data_prep.rasters import Rasters
 from data_prep.sources import SourceTree
 from data_prep.splits import read_splits
@@ -70,14 +70,17 @@ def survey_scenes(tree: SourceTree, arrangement: Arrangement, rasters: Rasters, 
     if arrangement.annotations:
         footprints = read_footprints(tree.files[arrangement.annotations], arrangement.annotations)
         findings += footprints.findings
-    described = [scene for scene in arrangement.scenes if scene.name in footprints.rasters]
     if footprints.rasters:
         findings += _compare(arrangement, footprints)
-    looks = []
-    for scene in track(described, "reading scenes", console=Console(stderr=True), transient=True):
-        look = _look(tree, rasters, scene, footprints.rasters[scene.name], max_height)
-        looks.append(look)
+    described: list[SceneFiles] = []
+    looks: list[_Look] = []
+    # Also those without annotations are read, so that a damaged file is found now and not when the annotations are there.
+    for scene in track(arrangement.scenes, "reading scenes", console=Console(stderr=True), transient=True):
+        look = _look(tree, rasters, scene, footprints.rasters.get(scene.name), max_height)
         findings += look.findings
+        if scene.name in footprints.rasters:
+            described.append(scene)
+            looks.append(look)
     findings += _describe_places(described, looks)
     assigned, chosen, problems = _assign(described, looks, splits)
     findings += problems
@@ -90,10 +93,9 @@ def survey_scenes(tree: SourceTree, arrangement: Arrangement, rasters: Rasters, 
     if arrangement.annotations:
         used[arrangement.annotations] = tree.files[arrangement.annotations]
     rows = [*arrangement.inventory, ("buildings", str(sum(raster.buildings for raster in footprints.rasters.values())))]
-    cities = Counter(look.group for look in looks)
     for split in SPLITS:
-        members = sorted({look.group for look, own in zip(looks, chosen, strict=True) if own == split})
-        rows.append((split, ", ".join(f"{city} ({cities[city]})" for city in members) or "empty"))
+        cities = Counter(look.group for look, own in zip(looks, chosen, strict=True) if own == split)
+        rows.append((split, ", ".join(f"{city} ({count})" for city, count in sorted(cities.items())) or "empty"))
     return Survey(tuple(rows), tuple(findings), scenes, assigned, used)
 
 
@@ -117,11 +119,10 @@ def _compare(arrangement: Arrangement, footprints: Footprints) -> list[Finding]:
     return findings
 
 
-def _look(tree: SourceTree, rasters: Rasters, scene: SceneFiles, footprints: Raster, max_height: float) -> _Look:
+def _look(tree: SourceTree, rasters: Rasters, scene: SceneFiles, footprints: Raster | None, max_height: float) -> _Look:
     findings: list[Finding] = []
     seen: dict[str, Seen] = {}
     group, place, bare = scene.city, scene.place, False
-    shape = (footprints.height, footprints.width)
     for sensor, name in scene.files.items():
         path = tree.files[name]
         bands, dtype = TYPES[sensor]
@@ -131,8 +132,11 @@ def _look(tree: SourceTree, rasters: Rasters, scene: SceneFiles, footprints: Ras
             if kind != (bands, dtype):
                 message = f"{kind[0]} bands of {kind[1]} are no {sensor}, which has {bands} of {dtype}."
                 findings.append(Finding(Severity.ERROR, "wrong-type", name, message, "Download the file again."))
-            elif dataset.shape != shape:
-                message = f"{dataset.height} x {dataset.width} pixels, but the annotations are for {shape[0]} x {shape[1]}."
+                continue
+            footprints = footprints or blank(*dataset.shape)
+            if dataset.shape != (footprints.height, footprints.width):
+                expected = f"{footprints.height} x {footprints.width}"
+                message = f"{dataset.height} x {dataset.width} pixels, but the annotations or the scene's other files have {expected}."
                 findings.append(Finding(Severity.ERROR, "wrong-size", name, message, "Download the file again."))
             else:
                 seen[sensor] = read_sensor(rasters, path)
@@ -146,7 +150,7 @@ def _look(tree: SourceTree, rasters: Rasters, scene: SceneFiles, footprints: Ras
             edge = dataset.bounds
             place = place or Place(dataset.crs.to_string(), (edge.top + edge.bottom) / 2, (edge.left + edge.right) / 2)
             group = group or dataset.crs.to_string()
-    if len(seen) == len(scene.files):
+    if footprints and len(seen) == len(scene.files):
         findings += _check_pixels(scene, seen, footprints, max_height)
         first = tree.files[scene.files[next(iter(seen))]]
         for sensor in list(seen)[1:]:

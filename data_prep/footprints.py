@@ -44,6 +44,11 @@ class Footprints:
     findings: tuple[Finding, ...]
 
 
+def blank(height: int, width: int) -> Raster:
+    """The raster of an image without buildings."""
+    return Raster(height, width, bytes(coco.encode(np.zeros((height, width), np.uint8, order="F"))["counts"]), 0)
+
+
 def read_footprints(path: Path, name: str) -> Footprints:
     """The footprints of every image that the file lists; an image without any is all background.
 
@@ -116,8 +121,9 @@ def _draw(image: _Image, shapes: Sequence[tuple[int, Any]], name: str) -> tuple[
             findings.append(Finding(Severity.NOTE, "footprint-without-area", place, message, "They cover nothing and were left out."))
         runs += drawn
         buildings += bool(drawn)
-    union = coco.merge(runs) if runs else coco.encode(np.zeros((image.height, image.width), np.uint8, order="F"))
-    return Raster(image.height, image.width, bytes(union["counts"]), buildings), findings
+    if not runs:
+        return blank(image.height, image.width), findings
+    return Raster(image.height, image.width, bytes(coco.merge(runs)["counts"]), buildings), findings
 
 
 def _encode(shape: Any, height: int, width: int) -> tuple[list[dict[str, Any]], int]:

@@ -285,6 +285,12 @@ def test_findings_of_all_files_are_listed_before_the_error(spoiled: Path, tmp_pa
         assert place in error
 
 
+def test_scenes_are_read_even_where_their_annotations_are_missing(spoiled: Path, tmp_path: Path) -> None:
+    (spoiled / DOCUMENT).unlink()
+    cut(spoiled / TRAIN / "sar" / f"{tree.SCENES[7]}.tif")
+    assert {check for check, severity in checks(survey(spoiled, tmp_path)).items() if severity == "error"} == {"no-annotations", "unreadable"}
+
+
 def test_a_damaged_footprint_is_left_out_only_when_accepted(spoiled: Path, tmp_path: Path, run_converter: Run) -> None:
     document = json.loads((spoiled / DOCUMENT).read_text())
     document["annotations"][0]["segmentation"] = []
