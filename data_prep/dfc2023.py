@@ -11,6 +11,7 @@ import logging
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import rasterio
@@ -22,10 +23,9 @@ from data_prep.dfc2023_files import SENSORS, arrange, is_dfc2023
 from data_prep.dfc2023_pixels import compose, read_sensor
 from data_prep.dfc2023_survey import Scene, Survey, survey_scenes
 from data_prep.findings import settle
-from data_prep.labels import Tile
 from data_prep.rasters import Rasters
 from data_prep.sources import SourceTree, open_source
-from data_prep.tiling import ignore_foreign, overlap_of, spans
+from data_prep.tiling import Span, ignore_foreign, overlap_of, spans
 from data_prep.workspace import check_target, workspace
 from sgma_jax.data.schema import IGNORE, SPLITS, Example, Modality, Schema
 from sgma_jax.errors import InputError, one_line_errors
@@ -82,7 +82,7 @@ def convert_dfc2023(options: Options) -> None:
         conversion = Conversion(
             schema=schema(options.tile, options.name),
             keys=plan_tiles(found.scenes, options.tile, options.stride),
-            read=TileReader(rasters, found.scenes, options.tile, options.max_height),
+            read=TileReader(rasters, options.tile, options.max_height),
             converter="data_prep.dfc2023",
             options={
                 "splits": "city" if options.splits == "city" else "file",
@@ -109,31 +109,38 @@ def schema(tile: int, name: str = "dfc2023") -> Schema:
     )
 
 
-def plan_tiles(scenes: tuple[Scene, ...], side: int, stride: int | None) -> dict[str, list[Tile]]:
+class SceneTile(NamedTuple):
+    """One record to be: a window of a scene."""
+
+    scene: Scene
+    row: Span
+    column: Span
+
+
+def plan_tiles(scenes: tuple[Scene, ...], side: int, stride: int | None) -> dict[str, list[SceneTile]]:
     """Per split, the windows of its scenes."""
-    keys: dict[str, list[Tile]] = {split: [] for split in SPLITS}
-    for index, scene in enumerate(scenes):
-        for row in spans(scene.footprints.height, side, overlap_of(scene.footprints.height, side, stride)):
-            for column in spans(scene.footprints.width, side, overlap_of(scene.footprints.width, side, stride)):
-                keys[scene.split].append(Tile(index, scene.split, row, column))
+    keys: dict[str, list[SceneTile]] = {split: [] for split in SPLITS}
+    for scene in scenes:
+        rows, columns = (spans(n, side, overlap_of(n, side, stride)) for n in (scene.footprints.height, scene.footprints.width))
+        keys[scene.split] += [SceneTile(scene, row, column) for row in rows for column in columns]
     return keys
 
 
 @dataclass(frozen=True)
 class TileReader:
-    """Tiles to examples, in any order."""
+    """Tiles to examples, in any order and in any process."""
 
     rasters: Rasters
-    scenes: tuple[Scene, ...]
     tile: int
     max_height: float
 
-    def __call__(self, key: Tile) -> Example | None:
+    def __call__(self, key: SceneTile) -> Example | None:
         """The tile's example, or None where there is nothing in it."""
-        scene = self.scenes[key.scene]
+        scene = key.scene
+        # The end of the optical image shows in the whole scene only; 512 x 512 pixels are quickly read.
         whole = compose({name: read_sensor(self.rasters, path) for name, path in scene.files.items()}, scene.footprints, self.max_height)
         window = (slice(key.row.start, key.row.stop), slice(key.column.start, key.column.stop))
-        label = whole.label[window] if key.split == "train" else ignore_foreign(whole.label[window], key.row, key.column)
+        label = whole.label[window] if scene.split == "train" else ignore_foreign(whole.label[window], key.row, key.column)
         available = whole.available[:, *window]
         if not available.any() or (label == IGNORE).all():
             return None

@@ -19,7 +19,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from data_prep import dfc2023, potsdam, vaihingen
+from data_prep import deliver, dfc2023, potsdam, vaihingen
 from data_prep.findings import Severity, print_findings
 from data_prep.sources import SourceTree, open_source
 from data_prep.survey import PublicSet, default_options
@@ -29,6 +29,7 @@ SETS = (
     cast(PublicSet, potsdam),
     cast(PublicSet, vaihingen),
     cast(PublicSet, dfc2023),
+    cast(PublicSet, deliver),
 )
 
 

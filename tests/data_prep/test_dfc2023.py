@@ -196,10 +196,10 @@ def test_track_1_and_copies_beside_it_are_not_taken_for_it(spoiled: Path, tmp_pa
 
 
 def test_the_reader_of_tiles_can_be_sent_to_another_process(delivered: Path, tmp_path: Path) -> None:
-    found = survey(delivered, tmp_path)
-    keys = dfc2023.plan_tiles(found.scenes, SIZE, None)["test"]
-    reader = dfc2023.TileReader(Rasters(), found.scenes, SIZE, 150.0)
-    first, second = reader(keys[0]), pickle.loads(pickle.dumps(dfc2023.TileReader(Rasters(), found.scenes, SIZE, 150.0)))(keys[0])
+    key = dfc2023.plan_tiles(survey(delivered, tmp_path).scenes, SIZE, None)["test"][0]
+    reader = dfc2023.TileReader(Rasters(), SIZE, 150.0)
+    copy, same = pickle.loads(pickle.dumps((reader, key)))
+    first, second = reader(key), copy(same)
     assert first.id == second.id
     np.testing.assert_array_equal(first.images["sar"], second.images["sar"])
 
