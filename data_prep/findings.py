@@ -48,16 +48,18 @@ def print_findings(findings: Sequence[Finding], console: Console) -> None:
     """A table, worst first; no table where there is nothing to tell."""
     if not findings:
         return
-    table = Table(title="findings", title_justify="left", show_lines=False)
-    for column in ("severity", "check", "where", "what", "remedy"):
-        table.add_column(column, overflow="fold")
+    # Three columns, so that a table is readable in a terminal of 80 and in a log.
+    table = Table(title="findings", title_justify="left", show_lines=True)
+    table.add_column("severity", no_wrap=True)
+    table.add_column("where and what", overflow="fold", ratio=3)
+    table.add_column("remedy", overflow="fold", ratio=2)
     order = list(Severity)
     seen: dict[tuple[Severity, str], int] = {}
     for finding in sorted(findings, key=lambda f: (order.index(f.severity), f.check)):
         kind = (finding.severity, finding.check)
         seen[kind] = seen.get(kind, 0) + 1
         if seen[kind] <= SHOWN:
-            table.add_row(finding.severity.value, finding.check, finding.place, finding.message, finding.remedy)
+            table.add_row(finding.severity.value, f"{finding.place}: {finding.message} [{finding.check}]", finding.remedy)
     console.print(table, markup=False)
     for (_, check), count in seen.items():
         if count > SHOWN:

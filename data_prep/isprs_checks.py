@@ -109,7 +109,7 @@ def check_grid(rasters: Rasters, file: File, label: File, *, may_be_short: bool)
         return None, [Finding(Severity.ERROR, "size", file.name, f"{sizes}.", "Restore both files as they were published.")]
     offset, found = (0, 0), []
     if not (image.transform.is_identity or grid.transform.is_identity):
-        column, row = ~grid.transform * (image.transform.c, image.transform.f)
+        column, row, _ = np.linalg.solve(np.array(grid.transform).reshape(3, 3), (image.transform.c, image.transform.f, 1.0))
         if not (-MISPLACED <= row <= short[0] + MISPLACED and -MISPLACED <= column <= short[1] + MISPLACED):
             message = f"begins {row:.0f} rows and {column:.0f} columns beside {label.name}."
             remedy = "Check whether one of them is of another place; accepted, they are laid over each other corner to corner."

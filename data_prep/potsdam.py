@@ -34,6 +34,8 @@ VALIDATION = ("2_10", "5_11", "7_8")
 """[C] Three of the 24 training tiles: far apart, with sound labels. The contest has no validation split, and nothing should be tuned on its test."""
 UNITS = {10.0: "decimetre", 100.0: "centimetre", 1.0: "metre"}
 """Grey levels per metre of a normalised height model. ISPRS does not state them, so they are measured against the absolute model."""
+TOLERANCE = 0.2
+"""[C] Share by which a measured unit may be off: JPEG and the smoothing of both models blur the steps that are compared."""
 _ID = r"potsdam_(\d+)_(\d+)"
 KINDS = {
     "rgb": Kind("2_Ortho_RGB", rf"top_{_ID}_RGB\.tif", 3, "uint8"),
@@ -79,7 +81,7 @@ def survey(tree: SourceTree, options: Options) -> AreaSurvey:
     message = "states no unit, and there is no absolute height beside it that would tell it."
     if measured:
         levels = statistics.median(measured)
-        unit = next((name for known, name in UNITS.items() if abs(levels / known - 1) < 0.1), "")
+        unit = next((name for known, name in UNITS.items() if abs(levels / known - 1) < TOLERANCE), "")
         message = f"states no unit; against the absolute heights, a metre is {levels:.1f} grey levels."
     remedy = f"Recorded as {unit}." if unit else "Recorded without a unit; the numbers are used as they are."
     finding = Finding(Severity.NOTE, "height-unit", KINDS[options.dsm].what, message, remedy)

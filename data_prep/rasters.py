@@ -6,6 +6,7 @@ on the tile and not on the scene, and nothing is copied to disk.
 
 from __future__ import annotations
 
+import warnings
 from collections import OrderedDict
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import rasterio
 from rasterio.enums import ColorInterp, MaskFlags, Resampling
-from rasterio.errors import CRSError, RasterioError
+from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader
 from rasterio.warp import reproject, transform
 from rasterio.windows import Window
@@ -46,7 +47,10 @@ class Rasters:
             self._open.move_to_end(path)
             return self._open[path]
         try:
-            dataset = rasterio.open(path)
+            with warnings.catch_warnings():
+                # Many published files state no place; where it is needed, `is_aligned` says so.
+                warnings.simplefilter("ignore", NotGeoreferencedWarning)
+                dataset = rasterio.open(path)
         except (RasterioError, CRSError, OSError) as error:
             raise InputError(f"{path} is no raster that can be opened ({_reason(error)}). Restore the file, or correct the path.") from error
         self._open[path] = dataset

@@ -100,7 +100,7 @@ def _unpack(archive: Path, name: str, target: Path, depth: int, scratch: Path) -
     target.mkdir(parents=True)
     try:
         with zipfile.ZipFile(archive) as opened:
-            members = [(m, m.filename.replace("\\", "/")) for m in opened.infolist() if not m.is_dir()]
+            members = [(m, m.filename.replace("\\", "/")) for m in opened.infolist() if not m.filename.endswith("/")]
             members = [(member, inner) for member, inner in members if not _is_clutter(inner)]
             for member, inner in members:
                 _check_member(f"{name}, member {inner!r}", member, PurePosixPath(inner))
