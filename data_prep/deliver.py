@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -17,7 +16,6 @@ from typing import Literal, NamedTuple
 import numpy as np
 import rasterio
 import tyro
-from rasterio.errors import NotGeoreferencedWarning
 
 from data_prep.builder import Conversion, convert, print_summary
 from data_prep.deliver_files import arrange, is_deliver
@@ -68,7 +66,7 @@ def recognise(tree: SourceTree) -> bool:
 def survey(tree: SourceTree, options: Options) -> Survey:
     """Everything odd about the source, and the frames that can be converted. Reads every label; writes nothing."""
     folders = {"rgb": "img", "depth": "hha" if options.depth == "hha" else "depth", "event": "event", "lidar": "lidar"}
-    with _reading() as rasters:
+    with contextlib.closing(Rasters()) as rasters:
         return survey_frames(tree, arrange(tree), rasters, folders, options.splits)
 
 
@@ -77,7 +75,11 @@ def convert_deliver(options: Options) -> None:
     _check_options(options)
     check_target(options.out, options.overwrite)
     # Archives are unpacked beside OUT, where there must be room for the result anyway.
-    with workspace(options.out.resolve()) as scratch, open_source(options.source, scratch) as tree, _reading() as rasters:
+    with contextlib.ExitStack() as stack:
+        scratch = stack.enter_context(workspace(options.out.resolve()))
+        tree = stack.enter_context(open_source(options.source, scratch))
+        stack.enter_context(rasterio.Env(GDAL_CACHEMAX=CACHE_MB))
+        rasters = stack.enter_context(contextlib.closing(Rasters()))
         found = survey(tree, options)
         findings = settle(found.findings, options.accept)
         conversion = Conversion(
@@ -156,14 +158,6 @@ class TileReader:
             label=np.pad(label, padding, constant_values=IGNORE),
             id=f"{frame.id}/{row.start:05d}_{column.start:05d}",
         )
-
-
-@contextlib.contextmanager
-def _reading() -> Iterator[Rasters]:
-    with rasterio.Env(GDAL_CACHEMAX=CACHE_MB), contextlib.closing(Rasters()) as rasters, warnings.catch_warnings():
-        # No photograph is georeferenced.
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        yield rasters
 
 
 def _check_options(options: Options) -> None:

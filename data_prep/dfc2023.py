@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -16,7 +15,6 @@ from typing import NamedTuple
 import numpy as np
 import rasterio
 import tyro
-from rasterio.errors import NotGeoreferencedWarning
 
 from data_prep.builder import Conversion, convert, print_summary
 from data_prep.dfc2023_files import SENSORS, arrange, is_dfc2023
@@ -67,7 +65,7 @@ def recognise(tree: SourceTree) -> bool:
 
 def survey(tree: SourceTree, options: Options) -> Survey:
     """Everything odd about the source, and the scenes that can be converted. Reads every scene; writes nothing."""
-    with _reading() as rasters:
+    with contextlib.closing(Rasters()) as rasters:
         return survey_scenes(tree, arrange(tree), rasters, options.splits, options.max_height)
 
 
@@ -76,7 +74,11 @@ def convert_dfc2023(options: Options) -> None:
     _check_options(options)
     check_target(options.out, options.overwrite)
     # Archives are unpacked beside OUT, where there must be room for the result anyway.
-    with workspace(options.out.resolve()) as scratch, open_source(options.source, scratch) as tree, _reading() as rasters:
+    with contextlib.ExitStack() as stack:
+        scratch = stack.enter_context(workspace(options.out.resolve()))
+        tree = stack.enter_context(open_source(options.source, scratch))
+        stack.enter_context(rasterio.Env(GDAL_CACHEMAX=CACHE_MB))
+        rasters = stack.enter_context(contextlib.closing(Rasters()))
         found = survey(tree, options)
         findings = settle(found.findings, options.accept)
         conversion = Conversion(
@@ -151,14 +153,6 @@ class TileReader:
             label=np.pad(label, padding, constant_values=IGNORE),
             id=f"{scene.name}/{key.row.start:05d}_{key.column.start:05d}",
         )
-
-
-@contextlib.contextmanager
-def _reading() -> Iterator[Rasters]:
-    with rasterio.Env(GDAL_CACHEMAX=CACHE_MB), contextlib.closing(Rasters()) as rasters, warnings.catch_warnings():
-        # Scenes without a CRS are said once, by a finding.
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        yield rasters
 
 
 def _check_options(options: Options) -> None:

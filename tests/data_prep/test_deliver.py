@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_prep import deliver
+from data_prep import deliver, doctor
 from data_prep.rasters import Rasters
 from data_prep.sources import open_source as open_tree
 from sgma_jax.data.schema import Example, read_manifest
 from sgma_jax.data.source import open_source
 from tests.data import make_deliver as tree
+from tests.data.make_dfc2023 import make_dfc2023
 
 SIZE = 96
 Run = Callable[..., tuple[int, str]]
@@ -283,6 +284,18 @@ def test_findings_of_all_files_are_listed_before_the_error(spoiled: Path, tmp_pa
     status, error = run_converter(deliver, spoiled, tmp_path / "out", "--tile", SIZE)
     assert status == 2
     assert all(tree.path_of(FRAME, kind) in error for kind in ("img", "event", "semantic"))
+
+
+def test_the_doctor_knows_the_set(spoiled: Path, run_converter: Run) -> None:
+    assert run_converter(doctor, spoiled)[0] == 0
+    odd_label(spoiled / "DELIVER" / tree.path_of(FRAME, "semantic"))
+    assert run_converter(doctor, spoiled)[0] == 1
+    shutil.rmtree(spoiled / "DELIVER" / "img")
+    make_dfc2023(spoiled, size=32)
+    status, error = run_converter(doctor, spoiled)
+    assert status == 2
+    assert "DELIVER" in error
+    assert "DFC2023" in error
 
 
 def test_an_unknown_label_is_ignored_when_accepted(spoiled: Path, tmp_path: Path, run_converter: Run) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_prep import dfc2023
+from data_prep import dfc2023, doctor
 from data_prep.dfc2023_pixels import DECIBELS
 from data_prep.rasters import Rasters
 from data_prep.sources import open_source as open_tree
@@ -289,6 +289,13 @@ def test_scenes_are_read_even_where_their_annotations_are_missing(spoiled: Path,
     (spoiled / DOCUMENT).unlink()
     cut(spoiled / TRAIN / "sar" / f"{tree.SCENES[7]}.tif")
     assert {check for check, severity in checks(survey(spoiled, tmp_path)).items() if severity == "error"} == {"no-annotations", "unreadable"}
+
+
+def test_the_doctor_knows_the_set(spoiled: Path, run_converter: Run) -> None:
+    assert run_converter(doctor, spoiled)[0] == 0
+    cut(spoiled / TRAIN / "sar" / f"{tree.SCENES[7]}.tif")
+    assert run_converter(doctor, spoiled)[0] == 1
+    assert run_converter(doctor, spoiled / TRAIN / "sar")[0] == 2
 
 
 def test_a_damaged_footprint_is_left_out_only_when_accepted(spoiled: Path, tmp_path: Path, run_converter: Run) -> None:
