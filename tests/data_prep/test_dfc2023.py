@@ -213,14 +213,17 @@ def test_splits_of_the_user(delivered: Path, tmp_path: Path, run_converter: Run)
     assert manifest.options["assigned"] == {"Berlin": "test", "NewYork": "train", "NewDelhi": "validation"}
 
 
-def test_neighbours_in_two_splits_are_refused_unless_accepted(delivered: Path, tmp_path: Path, run_converter: Run) -> None:
+@pytest.mark.parametrize("layout", ["delivered", "readme"])
+def test_neighbours_in_two_splits_are_refused_unless_accepted(tmp_path: Path, run_converter: Run, layout: str) -> None:
+    # Where scenes lie is told by their names, or by their CRS.
+    names = list(tree.make_dfc2023(tmp_path / "source", layout=layout, size=32))
     splits = tmp_path / "splits.csv"
-    splits.write_text(f"tile,split\n{tree.SCENES[0]},train\n{tree.SCENES[1]},test\n{tree.SCENES[2]},val\n")
-    arguments = (dfc2023, delivered, tmp_path / "out", "--tile", SIZE, "--splits", splits)
+    splits.write_text(f"tile,split\n{names[0]},train\n{names[1]},test\n{names[2]},val\n")
+    arguments = (dfc2023, tmp_path / "source", tmp_path / "out", "--tile", 32, "--splits", splits)
     status, error = run_converter(*arguments)
     assert status == 2
     assert "neighbours-in-two-splits" in error.splitlines()[-1]
-    assert tree.SCENES[1] in error.splitlines()[-1]
+    assert names[1] in error.splitlines()[-1]
     assert run_converter(*arguments, "--accept", "neighbours-in-two-splits")[0] == 0
     assert any(line.startswith("accepted: ") and "neighbours-in-two-splits" in line for line in read_manifest(tmp_path / "out").findings)
 
