@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -98,7 +99,9 @@ class _Image(NamedTuple):
 
     @classmethod
     def read(cls, entry: Mapping[str, Any], place: str) -> _Image:
-        image = cls(int(entry["id"]), PurePosixPath(str(entry["file_name"]).replace("\\", "/")).stem, int(entry["height"]), int(entry["width"]))
+        # Names have dots of their own (52.4902), so only what is known as a suffix is cut off.
+        stem = re.sub(r"\.(tiff?|png|jpe?g)$", "", PurePosixPath(str(entry["file_name"]).replace("\\", "/")).name, flags=re.IGNORECASE)
+        image = cls(int(entry["id"]), stem, int(entry["height"]), int(entry["width"]))
         if not (0 < image.height <= 2**15 and 0 < image.width <= 2**15):
             raise ValueError(f"{place} is {image.height} x {image.width} pixels")
         return image

@@ -95,6 +95,11 @@ def test_two_corners_are_no_box(tmp_path: Path) -> None:
     assert [(f.severity, f.check) for f in found.findings] == [(Severity.NOTE, "footprint-without-area")]
 
 
+@pytest.mark.parametrize("name", ["a_52.4902.tif", "a_52.4902", "train/rgb/a_52.4902.TIF", "train\\rgb\\a_52.4902.png"])
+def test_an_image_is_known_by_its_name_without_folders_and_suffix(tmp_path: Path, name: str) -> None:
+    assert list(read(tmp_path, images=[{"id": 7, "file_name": name, "height": HEIGHT, "width": WIDTH}]).rasters) == ["a_52.4902"]
+
+
 DAMAGED = {
     "no outline": [],
     "none at all": None,
