@@ -76,7 +76,7 @@ def convert_dfc2023(options: Options) -> None:
     # Archives are unpacked beside OUT, where there must be room for the result anyway.
     with contextlib.ExitStack() as stack:
         scratch = stack.enter_context(workspace(options.out.resolve()))
-        tree = stack.enter_context(open_source(options.source, scratch))
+        tree = stack.enter_context(open_source(options.source.absolute(), scratch))
         stack.enter_context(rasterio.Env(GDAL_CACHEMAX=CACHE_MB))
         rasters = stack.enter_context(contextlib.closing(Rasters()))
         found = survey(tree, options)
