@@ -70,7 +70,7 @@ def sensors(stem: str, size: int) -> dict[str, np.ndarray]:
     dsm = np.where(building_mask(stem, size), rng.uniform(3, 60, (size, size)), 0).astype(np.float32)
     sar = rng.gamma(1.8, 0.1, (size, size)).astype(np.float32)
     sar[0, 0] = 0.0
-    rgb[:, size // 2 : size // 2 + 6, size // 2 : size // 2 + 6] = 0  # a shadow
+    rgb[:, : size // 4, size // 2 : size // 2 + 6] = 0  # a shadow at the edge
     if stem == STRIP:
         rgb[:, :, :STRIP_COLUMNS] = 0
         dsm[:, :STRIP_COLUMNS] = 0
