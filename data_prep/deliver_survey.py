@@ -77,7 +77,7 @@ def survey_frames(tree: SourceTree, arrangement: Arrangement, rasters: Rasters, 
     findings += _missing(arrangement.frames, folders)
     kinds, problems = _agree(heads, folders)
     findings += problems
-    assigned, chosen, problems = _assign(known, splits)
+    assigned, chosen, problems = assign_splits(known, splits)
     findings += problems
     frames, used = [], {}
     for frame, shape, split in zip(known, shapes, chosen, strict=True):
@@ -183,7 +183,7 @@ def _agree(heads: Mapping[str, _Heads], folders: Mapping[str, str]) -> tuple[dic
     return kinds, findings
 
 
-def _assign(frames: Sequence[FrameFiles], splits: str) -> tuple[dict[str, str], list[str], list[Finding]]:
+def assign_splits(frames: Sequence[FrameFiles], splits: str) -> tuple[dict[str, str], list[str], list[Finding]]:
     """The split of each map and of each frame ("" for none), and maps that are on both sides."""
     if splits != "official":
         assigned = read_splits(Path(splits), "map", {frame.map for frame in frames})
