@@ -40,7 +40,7 @@ class AreaOptions:
     splits: str = "official"
     """"official", or a CSV that assigns areas to train, validation and test."""
     validation: tuple[str, ...] = ()
-    """Areas of the official training split that are held out for validation; "none" trains on all of them."""
+    """Areas of the official training split that are held out for validation; "none" holds none out, and trains on all."""
     drop: tuple[str, ...] = ()
     """Areas to leave out, such as Potsdam's 7_10."""
     clutter: bool = False
@@ -97,6 +97,8 @@ class Layout:
     """Per sensor."""
     train: tuple[str, ...]
     test: tuple[str, ...]
+    validation: tuple[str, ...]
+    """Areas of `train` that are held out unless the user says otherwise."""
     disputed: Mapping[str, str]
     """Areas with known flaws in what is published, and which."""
 

@@ -25,8 +25,11 @@ def convert_areas(
 ) -> None:
     """Check everything, then write the converted set; `choices` are the options that only this set has."""
     check_target(out, options.overwrite)
-    # Archives are unpacked beside OUT, where there must be room for the result anyway.
-    with workspace(out.resolve()) as scratch, open_source(source, scratch) as tree, rasterio.Env(GDAL_CACHEMAX=CACHE_MB):
+    source = source.absolute()  # other processes may stand elsewhere
+    # Archives are unpacked beside OUT, where there must be room for the result anyway, and not in the folder in which it is made:
+    # each of the two is cleared away on its own.
+    unpacked = out.resolve().with_name(f"{out.resolve().name}.source")
+    with workspace(unpacked) as scratch, open_source(source, scratch) as tree, rasterio.Env(GDAL_CACHEMAX=CACHE_MB):
         surveyed = survey(tree)
         findings = settle(surveyed.findings, options.accept)
         schema = area_schema(options.name, surveyed.modalities, options)

@@ -106,6 +106,8 @@ def _assign(layout: Layout, options: AreaOptions, chosen: Chosen, findings: list
                 raise InputError(f"--validation names {identity!r}, which is not in the official training split: {', '.join(layout.train)}.")
         splits = {i: "validation" if i in held else "train" for i in layout.train} | dict.fromkeys(layout.test, "test")
     else:
+        if options.validation not in ((), layout.validation):
+            raise InputError(f"--validation is given, but {options.splits} already says what validation is. Give one of the two.")
         splits = read_splits(Path(options.splits), layout.noun, present)
     for identity in options.drop:
         if identity not in {*splits, *present}:

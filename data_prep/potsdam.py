@@ -101,6 +101,7 @@ def _layout(dsm: str) -> Layout:
         units={"rgb": "digital number", "dsm": "metre", "nir": "digital number"},
         train=TRAIN,
         test=TEST,
+        validation=VALIDATION,
         disputed={"7_10": "its label has known errors."},
     )
 

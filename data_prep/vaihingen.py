@@ -63,6 +63,7 @@ def survey(tree: SourceTree, options: Options) -> AreaSurvey:
         units={"irrg": "digital number", "dsm": "metre"},
         train=TRAIN,
         test=TEST,
+        validation=VALIDATION,
         disputed={},
     )
     with contextlib.closing(Rasters()) as rasters:

@@ -25,10 +25,14 @@ def scene_of(tile: str, size: int = 64) -> Scene:
     return draw_scene(100 * row + column, size, size)
 
 
-def write_potsdam(folder: Path, tiles: Sequence[str] = (*TRAIN, *TEST), size: int = 64, products: Sequence[str] = PRODUCTS) -> Path:
-    """Every product of these tiles, unharmed, in its folder. `5_Labels_for_participants` holds those of the training tiles again."""
+def write_potsdam(folder: Path, tiles: Sequence[str] = (*TRAIN, *TEST), size: int = 64, products: Sequence[str] = PRODUCTS, repeat: int = 1) -> Path:
+    """Every product of these tiles, unharmed, in its folder. `5_Labels_for_participants` holds those of the training tiles again.
+
+    A tile of `size` pixels shows the same block `repeat` times along each side, which a tile of the real size is quickly made of.
+    """
     for tile in tiles:
-        scene = scene_of(tile, size)
+        block = scene_of(tile, size // repeat)
+        scene = Scene(*(np.tile(image, (repeat, repeat)) for image in block))
         row, column = map(int, tile.split("_"))
         padded = f"{row:02d}_{column:02d}"
         place = {"crs": "EPSG:32633", "transform": from_origin(360_000 + column * size * 0.05, 5_810_000 - row * size * 0.05, 0.05, 0.05)}

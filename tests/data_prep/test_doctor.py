@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from data_prep import doctor
-from tests.data.damage import rewrite, truncate, zip_folders
+from tests.data.damage import drop_last_column, rewrite, truncate, zip_folders
 from tests.data.make_potsdam import write_potsdam
 from tests.data.make_vaihingen import write_vaihingen
 
@@ -68,6 +68,18 @@ def test_what_is_missing_and_wrong_is_listed_and_nothing_is_written(examine: Doc
     assert str(scratch) not in out
     assert not list(scratch.iterdir())
     assert fingerprint(tmp_path) == before
+
+
+def test_files_that_only_other_options_read_are_looked_at_too(examine: Doctor, tmp_path: Path) -> None:
+    tree = write_potsdam(tmp_path / "potsdam", size=32)
+    drop_last_column(tree / "1_DSM" / "dsm_potsdam_03_13.tif")
+    truncate(tree / "5_Labels_all_noBoundary" / "top_potsdam_4_13_label_noBoundary.tif")
+    (tree / "1_DSM_normalisation" / "dsm_potsdam_05_12_normalized_ownapproach.jpg").write_bytes(b"")
+    status, out, _ = examine(tree)
+    assert status == 0, "none of it is read by default"
+    text = " ".join(out.replace("│", " ").split())
+    for words in ("With --dsm absolute: Not available there (column last).", "With --eroded-evaluation, error:", "With --dsm ownapproach, refused:"):
+        assert words in text
 
 
 def test_a_source_of_no_known_set_or_of_several_is_one_line(examine: Doctor, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -83,6 +85,24 @@ def test_every_documented_arrangement_gives_the_same_records(tree: Path, tmp_pat
     assert {s.path.split("/")[0] for s in read_manifest(tmp_path / "out1").sources} == {
         *("1_DSM_normalisation.zip", "2_Ortho_RGB.zip", "4_Ortho_RGBIR.zip", "5_Labels_all.zip")
     }
+
+
+def test_a_killed_conversion_leaves_no_set_and_the_next_one_clears_up(tree: Path, tmp_path: Path) -> None:
+    archives = zip_folders(tree, tmp_path / "archives")
+    (tmp_path / "archives.csv").write_text((tmp_path / "potsdam.csv").read_text())
+    place = tmp_path / "place"
+    # Stands still when the archives are unpacked and checked.
+    code = "import sys, time, data_prep.isprs_conversion as c; c.settle = lambda *_: print('there', flush=True) or time.sleep(600); "
+    code += "from data_prep.potsdam import main; main()"
+    arguments = [str(archives), str(place / "out"), "--splits", str(tmp_path / "archives.csv"), "--tile", "64"]
+    with subprocess.Popen([sys.executable, "-c", code, *arguments], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "there\n"
+        process.kill()
+    assert list(place.rglob("*.tif"))
+    assert not (place / "out").exists()
+    convert_potsdam(archives, place / "out")
+    assert [p.name for p in place.iterdir()] == ["out"]
 
 
 def test_a_fourth_band_marked_as_alpha_is_near_infrared_all_the_same(tree: Path, tmp_path: Path) -> None:
@@ -318,6 +338,7 @@ def test_the_disputed_tile_is_told_and_can_be_dropped(tmp_path: Path) -> None:
         ({"modalities": ("rgb", "rgb")}, "twice"),
         ({"drop": ("02_10",)}, "--drop names '02_10'"),
         ({"splits": "official", "validation": ("2_13",)}, "--validation names '2_13'"),
+        ({"validation": ("2_11",)}, "already says what validation is"),
         ({"splits": "nowhere.csv"}, "--splits names nowhere.csv"),
         ({"accept": ("nothing",)}, "--accept names 'nothing'"),
     ],
