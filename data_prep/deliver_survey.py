@@ -185,6 +185,8 @@ def _agree(heads: Mapping[str, _Heads], folders: Mapping[str, str]) -> tuple[dic
 
 def assign_splits(frames: Sequence[FrameFiles], splits: str) -> tuple[dict[str, str], list[str], list[Finding]]:
     """The split of each map and of each frame ("" for none), and maps that are on both sides."""
+    if not frames:  # which is a finding already, and no line of a file of splits would fit
+        return {}, [], []
     if splits != "official":
         assigned = read_splits(Path(splits), "map", {frame.map for frame in frames})
         return assigned, [assigned.get(frame.map, "") for frame in frames], []

@@ -70,8 +70,8 @@ def survey_scenes(tree: SourceTree, arrangement: Arrangement, rasters: Rasters, 
     if arrangement.annotations:
         footprints = read_footprints(tree.files[arrangement.annotations], arrangement.annotations)
         findings += footprints.findings
-    if footprints.rasters:
-        findings += _compare(arrangement, footprints)
+        if not any(finding.check == "annotations-unreadable" for finding in footprints.findings):
+            findings += _compare(arrangement, footprints)
     described: list[SceneFiles] = []
     looks: list[_Look] = []
     # Also those without annotations are read, so that a damaged file is found now and not when the annotations are there.
@@ -193,6 +193,8 @@ def _describe_places(scenes: Sequence[SceneFiles], looks: Sequence[_Look]) -> li
 
 def _assign(scenes: Sequence[SceneFiles], looks: Sequence[_Look], splits: str) -> tuple[dict[str, str], list[str], list[Finding]]:
     """The splits of cities or scenes, the split of each scene ("" for none), and what is wrong about them."""
+    if not scenes:  # which is a finding already, and no line of a file of splits would fit
+        return {}, [], []
     groups = [look.group for look in looks]
     findings = []
     if splits != "city":

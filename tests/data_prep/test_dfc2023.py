@@ -266,6 +266,7 @@ BAD = {
     "no sensor folder": (TRAIN / "dsm", shutil.rmtree, ("sensor-missing", "no scene has dsm", "train/dsm")),
     "no annotations": (DOCUMENT, Path.unlink, ("no-annotations", "buildings_only_train.json")),
     "broken annotations": (DOCUMENT, lambda p: p.write_text("{"), ("annotations-unreadable", "track2/buildings_only_train.json")),
+    "annotations of nothing": (DOCUMENT, lambda p: p.write_text('{"images": [], "annotations": []}'), ("scene-not-annotated", "not listed")),
     "a scene that nobody annotated": (DOCUMENT, forget_image, ("scene-not-annotated", tree.SCENES[3], "--accept scene-not-annotated")),
 }
 
