@@ -163,6 +163,7 @@ def test_the_name_of_a_folder_around_the_set_means_nothing(delivered: Path, tmp_
     for source in (folder, folder.parent, tmp_path / name.split("/")[0], tmp_path):
         found = survey(source, tmp_path)
         assert sorted(frame.id for frame in found.frames) == sorted(tree.record_id(frame, False) for frame in tree.FRAMES)
+        assert all(set(frame.files) == set(SENSORS) for frame in found.frames)
 
 
 def test_the_archive_and_the_folder_give_the_same_bytes(converted: Path, delivered: Path, tmp_path: Path, run_converter: Run) -> None:
