@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import rasterio
 import tyro
 from rich.console import Console
 from rich.table import Table
@@ -79,9 +78,8 @@ def examine(source: Path) -> bool:
     console = Console()
     with tempfile.TemporaryDirectory(prefix="sgma-doctor-") as scratch, open_source(source, Path(scratch)) as tree:
         found = recognise(tree)
-        with rasterio.Env(GDAL_CACHEMAX=256):
-            survey = found.survey(tree, default_options(found, source))
-            findings = [*survey.findings, *_other_findings(found, tree, survey.findings)]
+        survey = found.survey(tree, default_options(found, source))
+        findings = [*survey.findings, *_other_findings(found, tree, survey.findings)]
         table = Table(title=f"{found.NAME}: {source}", title_justify="left", show_header=False)
         table.add_column("what", no_wrap=True)
         table.add_column("there", overflow="fold")
