@@ -1,38 +1,40 @@
-"""The one TFDS builder that every converter shares: examples in, a converted set out, whole or not at all.
+"""What every converter shares: examples in, a converted set out, whole or not at all.
 
 A converter says what there is (`Conversion`) and `convert` does the rest: records, counts, statistics, hashes, manifest.
 Everything is written into a hidden folder beside OUT, which is renamed to OUT when it is complete. Equal input and
-options give equal bytes: records keep the order of the keys, and no time, path or machine is written down.
+options give equal bytes, whoever writes them: shards are cut and merged in the order of the keys, and no time, path or
+machine is written down.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic
 
 import numpy as np
 import tensorflow_datasets as tfds
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.table import Table
-from tensorflow_datasets.core.writer import ExampleWriter
-from tensorflow_datasets.proto import tf_example_pb2
+from rich.text import Text
+from tensorflow_datasets.core.dataset_builder import FileReaderBuilder
 
+from data_prep.cluster import BeamOptions, write_with_beam
+from data_prep.shards import Key, Plan, Shard, features, read_report, write_shard
 from data_prep.tallies import Statistics, Tally, with_statistics
+from data_prep.workers import write_in_processes
 from data_prep.workspace import check_target, publish, workspace
-from sgma_jax.data.schema import IGNORE, MANIFEST, SPLITS, Example, FileHash, Manifest, Schema, manifest_to_json, to_record
+from sgma_jax.data.schema import MANIFEST, SPLITS, Example, FileHash, Manifest, Schema, manifest_to_json
 from sgma_jax.errors import InputError
 
 BUILDER = "records"
 SHARD_BYTES = 64 * 2**20
-"""Raw bytes of a shard before compression: small enough for many readers, large enough for few files."""
-
-
-Key = TypeVar("Key")
+"""Raw bytes of a shard before compression: small enough for many readers and workers, large enough for few files."""
 
 
 @dataclass(frozen=True)
@@ -42,70 +44,62 @@ class Conversion(Generic[Key]):
     schema: Schema
     """Without statistics; `convert` adds them."""
     keys: Mapping[str, Sequence[Key]]
-    """Per split, one key a record, in the order in which they are written."""
-    read: Callable[[Key], Example | None]
-    """The example of a key; None where there turns out to be nothing in it. Must not depend on the order of the calls."""
+    """Per split, one key a record, in the order in which they are written. Keys must be picklable."""
+    read: Callable[[Key], Example | str]
+    """The example of a key, or why nothing is made of it, in words that are equal for equal reasons ("no sensor has a pixel
+    there"); they are counted and told in the manifest. Must be picklable, and keep nothing between keys that shows in what
+    it returns: any process reads any key, at any time, possibly twice. A frozen dataclass with `__call__` fits."""
     converter: str
     """The converter's module."""
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """What the user chose, in JSON's types and free of machine paths."""
     sources: Mapping[str, Path] = dataclasses.field(default_factory=dict)
     """Files read: name in the manifest (relative to the source) -> file."""
-    findings: Callable[[], Sequence[str]] = tuple
-    """Asked after the last record: what a person should know about the source."""
+    findings: Sequence[str] = ()
+    """What a person should know about the source, as far as it is known before the first tile is read."""
 
 
-def convert(conversion: Conversion[Any], out: Path, overwrite: bool = False) -> Manifest:
+def convert(conversion: Conversion[Any], out: Path, *, overwrite: bool = False, workers: int = 1, beam: BeamOptions | None = None) -> Manifest:
     """Write the converted set OUT and return its manifest.
 
-    Raises InputError for a target that must not be written, an empty training split and a sensor never seen in training.
-    Whatever goes wrong, OUT is as it was before.
+    One process of this machine writes it, or `workers` of them, or with `beam` those of a cluster: the bytes are the same.
+    Raises InputError for a target that must not be written, an empty training split, a sensor never seen in training, two
+    records of one name, and where memory or disk do not suffice. Whatever goes wrong, OUT is as it was before.
     """
     out = out.resolve()
     check_target(out, overwrite)
-    with workspace(out) as folder, _progress() as progress:
-        task = progress.add_task("converting", total=sum(len(keys) for keys in conversion.keys.values()))
-        tallies = {split: Tally(conversion.schema) for split in SPLITS}
-        statistics = tuple(Statistics(m.bands) for m in conversion.schema.modalities)
-
-        def examples(split: str, keys: Sequence[Any]) -> Iterator[tuple[int, dict[str, Any]]]:
-            tally = tallies[split]
-            for key in keys:
-                example = conversion.read(key)
-                progress.advance(task)
-                if example is None:
-                    continue
-                record = to_record(example, conversion.schema)
-                tally.add(example)
-                if split == "train":
-                    for statistic, name, mask in zip(statistics, conversion.schema.names, example.available, strict=True):
-                        statistic.add(record["images"][name][mask & (example.label != IGNORE)])
-                yield tally.records, record
-                record.clear()  # TFDS keeps the records of a shard until it has counted them; without their pixels, that is nothing
-
-        finished = folder / "finished"
-        finished.mkdir()
+    with workspace(out) as folder:
+        plan = Plan(conversion.schema, conversion.read, folder / "shards")
+        plan.folder.mkdir()
+        shards = _cut_shards(conversion)
         try:
-            _write_records(conversion, examples, folder / "tfds", finished / BUILDER)
+            _write_shards(plan, shards, workers, beam)
+        except MemoryError as error:
+            raise InputError("the memory ran out, so nothing was kept. Give a smaller tile or fewer --workers, or close other programs.") from error
         except RuntimeError as error:
             # ArrayRecord's own kind of error, which carries the system's reason as text.
             if "write() failed: " not in str(error):
                 raise
             reason = str(error).split("write() failed: ")[1].split(";")[0]
             raise InputError(f"{out}: writing failed ({reason}), so nothing was kept. Free some space, then run the same command again.") from error
-        if not tallies["train"].records:
+        summary = _Summary(plan, shards)
+        if not summary.tallies["train"].records:
             raise InputError("the training split is empty: no record of it has a labelled pixel and a sensor. Assign records to 'train'.")
-        schema, constant = with_statistics(conversion.schema, statistics)
-        empty = [f"split {split} is empty" for split in SPLITS if not tallies[split].records]
+        schema, constant = with_statistics(conversion.schema, summary.statistics)
+        left_out = [f"{count} tile{'s' if count > 1 else ''} left out: {reason}" for reason, count in summary.left_out.items()]
+        empty = [f"split {split} is empty" for split in SPLITS if not summary.tallies[split].records]
+        finished = folder / "finished"
+        finished.mkdir()
+        Tiles(folder / "tfds", plan, shards, summary.lengths).move_to(finished / BUILDER)
         manifest = Manifest(
             schema=schema,
             builder=BUILDER,
-            splits={split: tally.counts() for split, tally in tallies.items()},
+            splits={split: tally.counts() for split, tally in summary.tallies.items()},
             converter=conversion.converter,
             options=dict(conversion.options),
             sources=tuple(_file_hash(name, path) for name, path in sorted(conversion.sources.items())),
             shards=tuple(_file_hash(f"{BUILDER}/{p.name}", p) for p in sorted((finished / BUILDER).glob("*.array_record-*"))),
-            findings=(*conversion.findings(), *empty, *constant),
+            findings=(*conversion.findings, *left_out, *empty, *constant),
         )
         (finished / MANIFEST).write_text(manifest_to_json(manifest), encoding="utf-8")
         publish(finished, out, folder / "previous")
@@ -131,23 +125,40 @@ def print_summary(manifest: Manifest, out: Path) -> None:
         console.print(f"note: {finding}", markup=False, highlight=False)
 
 
-class Tiles(tfds.core.ShardBasedBuilder):
-    """The TFDS builder. Shard by shard and without shuffling: order is ours, and memory does not grow with the set."""
+class Tiles(FileReaderBuilder):
+    """The TFDS builder: gives finished shards the names and the description by which TFDS reads them."""
 
     VERSION = tfds.core.Version("1.0.0")
 
-    def __init__(self, *, data_dir: str, schema: Schema, shards: Mapping[str, Sequence[Callable[[], Iterator[Any]]]]) -> None:
-        self._schema, self._shards = schema, shards
-        super().__init__(data_dir=data_dir, file_format="array_record")
+    def __init__(self, workplace: Path, plan: Plan[Any], shards: Sequence[Shard[Any]], lengths: Sequence[int]) -> None:
+        self._plan, self._shards, self._lengths = plan, shards, lengths
+        super().__init__(data_dir=str(workplace), file_format="array_record")
+
+    def move_to(self, target: Path) -> None:
+        """Describe the shards in the workplace, and leave that folder as `target`."""
+        self.download_and_prepare()
+        Path(self.data_dir).rename(target)
 
     def _info(self) -> tfds.core.DatasetInfo:
-        return tfds.core.DatasetInfo(builder=self, features=_features(self._schema))
+        return tfds.core.DatasetInfo(builder=self, features=features(self._plan.schema))
 
-    def _shard_iterators_per_split(self, dl_manager: Any) -> Mapping[str, Sequence[Callable[[], Iterator[Any]]]]:
-        return self._shards
-
-    def _example_writer(self) -> ExampleWriter:
-        return _OrderedWriter(self.info.file_format)
+    def _download_and_prepare(self, dl_manager: Any, download_config: Any = None) -> None:
+        splits = []
+        for split in dict.fromkeys(shard.split for shard in self._shards):
+            template = self._get_filename_template(split_name=split)
+            indices = [shard.index for shard in self._shards if shard.split == split]
+            paths = [Path(template.sharded_filepath(shard_index=i, num_shards=len(indices))) for i in range(len(indices))]
+            for index, path in zip(indices, paths, strict=True):
+                self._plan.records(index).rename(path)
+            splits.append(
+                tfds.core.SplitInfo(
+                    name=split,
+                    shard_lengths=[self._lengths[index] for index in indices],
+                    num_bytes=sum(path.stat().st_size for path in paths),
+                    filename_template=template,
+                )
+            )
+        self.info.set_splits(tfds.core.splits.SplitDict(splits))
 
     def _log_download_bytes(self) -> None:
         """Nothing is downloaded, and standard output is the command's."""
@@ -156,62 +167,56 @@ class Tiles(tfds.core.ShardBasedBuilder):
         """As above: the command prints its own summary."""
 
 
-class _OrderedWriter(ExampleWriter):
-    """Writes the fields of a record in the order of their names. Protocol buffers alone order them anew in every process."""
+class _Summary:
+    """The reports of all shards, merged."""
 
-    def write(self, path: Any, examples: Iterable[tuple[Any, bytes]]) -> Any:
-        return super().write(path, ((key, tf_example_pb2.Example.FromString(data).SerializeToString(deterministic=True)) for key, data in examples))
-
-
-def _features(schema: Schema) -> tfds.features.FeaturesDict:
-    def tensor(shape: tuple[int, ...], dtype: str) -> tfds.features.Tensor:
-        return tfds.features.Tensor(shape=shape, dtype=np.dtype(dtype), encoding="zlib")
-
-    side = (schema.tile, schema.tile)
-    return tfds.features.FeaturesDict(
-        {
-            "id": tfds.features.Text(),
-            "images": {m.name: tensor((*side, m.bands), m.dtype) for m in schema.modalities},
-            "available": tensor((len(schema.modalities), *side), "bool"),
-            "label": tensor(side, "uint8"),
-        }
-    )
+    def __init__(self, plan: Plan[Any], shards: Sequence[Shard[Any]]) -> None:
+        self.tallies = {split: Tally(plan.schema) for split in SPLITS}
+        self.statistics = tuple(Statistics(m.bands) for m in plan.schema.modalities)
+        self.left_out: Counter[str] = Counter()
+        self.lengths: list[int] = []  # records of each shard
+        # In the order of the shards, because the rounding of a mean depends on the order of its parts.
+        for shard in shards:
+            report = read_report(plan, shard.index)
+            self.tallies[shard.split].merge(report.tally)
+            for whole, part in zip(self.statistics, report.statistics, strict=True):
+                whole.merge(part)
+            self.left_out.update(report.left_out)
+            self.lengths.append(report.tally.records)
 
 
-def _write_records(conversion: Conversion[Any], examples: Callable[[str, Sequence[Any]], Iterator[Any]], workplace: Path, target: Path) -> None:
-    """Run TFDS in `workplace` and leave its finished folder as `target`."""
+def _cut_shards(conversion: Conversion[Any]) -> list[Shard[Any]]:
+    """Depends on the keys and the size of a tile alone, never on who will write the shards."""
     schema = conversion.schema
     pixel = sum(m.bands * np.dtype(m.dtype).itemsize + 1 for m in schema.modalities) + 1
     length = max(1, SHARD_BYTES // (pixel * schema.tile**2))
+    parts = [(split, keys[i : i + length]) for split in SPLITS if (keys := conversion.keys.get(split, ())) for i in range(0, len(keys), length)]
+    return [Shard(index, split, keys) for index, (split, keys) in enumerate(parts)]
 
-    def shard(split: str, keys: Sequence[Any]) -> Callable[[], Iterator[Any]]:
-        return lambda: examples(split, keys)
 
-    shards = {
-        split: [shard(split, keys[i : i + length]) for i in range(0, len(keys), length)]
-        for split in SPLITS
-        if (keys := conversion.keys.get(split, ()))
-    }
-    builder = Tiles(data_dir=str(workplace), schema=schema, shards=shards)
-    tfds.disable_progress_bar()
-    try:
-        builder.download_and_prepare()
-    except Exception as error:
-        # TFDS wraps what a generator raised; the user gets the sentence that was meant for them.
-        cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, InputError):
-            cause = cause.__cause__ or cause.__context__
-        if cause is None or cause is error:
-            raise
-        raise cause from None
-    Path(builder.data_dir).rename(target)
+def _write_shards(plan: Plan[Any], shards: Sequence[Shard[Any]], workers: int, beam: BeamOptions | None) -> None:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("tiles"), _Rate(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task("converting", total=sum(len(shard.keys) for shard in shards))
+
+        def on_tile() -> None:
+            progress.advance(task)
+
+        if beam is not None:
+            write_with_beam(plan, shards, beam, on_tile)
+        elif workers > 1:
+            write_in_processes(plan, shards, workers, on_tile)
+        else:
+            for shard in shards:
+                write_shard(plan, shard, on_tile)
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text(f"{speed:.1f} tiles/s" if speed else "")
 
 
 def _file_hash(name: str, path: Path) -> FileHash:
     with path.open("rb") as file:
         return FileHash(name, path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
-
-
-def _progress() -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("tiles"), TimeRemainingColumn())
-    return Progress(*columns, console=Console(stderr=True))

@@ -7,6 +7,7 @@ oddities of the set. The id of a record begins with WEATHER/FAILURE, for scores 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +15,6 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
-import rasterio
 import tyro
 
 from data_prep.builder import Conversion, convert, print_summary
@@ -22,6 +22,7 @@ from data_prep.deliver_files import arrange, is_deliver
 from data_prep.deliver_pixels import CLASSES, PALETTE, decode_label, read_image, read_label
 from data_prep.deliver_survey import Frame, Survey, survey_frames
 from data_prep.findings import settle
+from data_prep.parallel import ParallelOptions, parallel_arguments
 from data_prep.rasters import Rasters
 from data_prep.sources import SourceTree, open_source
 from data_prep.tiling import Span, ignore_foreign, overlap_of, spans
@@ -30,8 +31,6 @@ from sgma_jax.data.schema import IGNORE, SPLITS, Example, Modality, Schema
 from sgma_jax.errors import InputError, one_line_errors
 
 NAME = "DELIVER"
-CACHE_MB = 256
-"""Decoded blocks that GDAL keeps."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +55,7 @@ class Options:
     """Name of the data set."""
     overwrite: bool = False
     """Replace a converted set that stands in the folder."""
+    parallel: tyro.conf.OmitArgPrefixes[ParallelOptions] = dataclasses.field(default_factory=ParallelOptions)
 
 
 def recognise(tree: SourceTree) -> bool:
@@ -73,13 +73,16 @@ def survey(tree: SourceTree, options: Options) -> Survey:
 def convert_deliver(options: Options) -> None:
     """Check everything, then write the converted set."""
     _check_options(options)
+    workers = parallel_arguments(options.parallel)
     check_target(options.out, options.overwrite)
-    # Archives are unpacked beside OUT, where there must be room for the result anyway.
-    with contextlib.ExitStack() as stack:
-        scratch = stack.enter_context(workspace(options.out.resolve()))
-        tree = stack.enter_context(open_source(options.source.absolute(), scratch))
-        stack.enter_context(rasterio.Env(GDAL_CACHEMAX=CACHE_MB))
-        rasters = stack.enter_context(contextlib.closing(Rasters()))
+    source, out = options.source.absolute(), options.out.resolve()  # other processes may stand elsewhere
+    # Archives are unpacked beside OUT, where there must be room for the result anyway, and not in the folder in which it is made:
+    # each of the two is cleared away on its own.
+    with (
+        workspace(out.with_name(f"{out.name}.source")) as scratch,
+        open_source(source, scratch) as tree,
+        contextlib.closing(Rasters()) as rasters,
+    ):
         found = survey(tree, options)
         findings = settle(found.findings, options.accept)
         conversion = Conversion(
@@ -96,9 +99,9 @@ def convert_deliver(options: Options) -> None:
                 "accept": sorted(options.accept),
             },
             sources=tree.source_files(found.used),
-            findings=lambda: (*findings, *(f"{what}: {there}" for what, there in found.inventory if what in ("weather", "failures"))),
+            findings=(*findings, *(f"{what}: {there}" for what, there in found.inventory if what in ("weather", "failures"))),
         )
-        print_summary(convert(conversion, options.out, options.overwrite), options.out)
+        print_summary(convert(conversion, options.out, overwrite=options.overwrite, **workers), options.out)
 
 
 def schema(tile: int, kinds: Mapping[str, tuple[int, str]], name: str = "deliver") -> Schema:
@@ -137,14 +140,14 @@ class TileReader:
     kinds: Mapping[str, tuple[int, str]]
     tile: int
 
-    def __call__(self, key: FrameTile) -> Example | None:
-        """The tile's example, or None where nothing in it is labelled."""
+    def __call__(self, key: FrameTile) -> Example | str:
+        """The tile's example, or why there is none."""
         frame, row, column = key
         label = decode_label(read_label(self.rasters, frame.label, row, column))
         if frame.split != "train":
             label = ignore_foreign(label, row, column)
         if (label == IGNORE).all():
-            return None
+            return "nothing in them is labelled"
         padding = ((0, self.tile - label.shape[0]), (0, self.tile - label.shape[1]))
         shape = (frame.height, frame.width)
         images = {

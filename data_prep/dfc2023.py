@@ -7,13 +7,13 @@ split here, by city. docs/datasets.md tells what is understood, and what is done
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import rasterio
 import tyro
 
 from data_prep.builder import Conversion, convert, print_summary
@@ -21,6 +21,7 @@ from data_prep.dfc2023_files import SENSORS, arrange, is_dfc2023
 from data_prep.dfc2023_pixels import compose, read_sensor
 from data_prep.dfc2023_survey import Scene, Survey, survey_scenes
 from data_prep.findings import settle
+from data_prep.parallel import ParallelOptions, parallel_arguments
 from data_prep.rasters import Rasters
 from data_prep.sources import SourceTree, open_source
 from data_prep.tiling import Span, ignore_foreign, overlap_of, spans
@@ -29,8 +30,6 @@ from sgma_jax.data.schema import IGNORE, SPLITS, Example, Modality, Schema
 from sgma_jax.errors import InputError, one_line_errors
 
 NAME = "DFC2023 track 2"
-CACHE_MB = 256
-"""Decoded blocks that GDAL keeps."""
 UNITS = {"rgb": (3, "digital number", "uint8"), "dsm": (1, "metre", "float32"), "sar": (1, "decibel", "float32")}
 
 
@@ -56,6 +55,7 @@ class Options:
     """Name of the data set."""
     overwrite: bool = False
     """Replace a converted set that stands in the folder."""
+    parallel: tyro.conf.OmitArgPrefixes[ParallelOptions] = dataclasses.field(default_factory=ParallelOptions)
 
 
 def recognise(tree: SourceTree) -> bool:
@@ -72,13 +72,16 @@ def survey(tree: SourceTree, options: Options) -> Survey:
 def convert_dfc2023(options: Options) -> None:
     """Check everything, then write the converted set."""
     _check_options(options)
+    workers = parallel_arguments(options.parallel)
     check_target(options.out, options.overwrite)
-    # Archives are unpacked beside OUT, where there must be room for the result anyway.
-    with contextlib.ExitStack() as stack:
-        scratch = stack.enter_context(workspace(options.out.resolve()))
-        tree = stack.enter_context(open_source(options.source.absolute(), scratch))
-        stack.enter_context(rasterio.Env(GDAL_CACHEMAX=CACHE_MB))
-        rasters = stack.enter_context(contextlib.closing(Rasters()))
+    source, out = options.source.absolute(), options.out.resolve()  # other processes may stand elsewhere
+    # Archives are unpacked beside OUT, where there must be room for the result anyway, and not in the folder in which it is made:
+    # each of the two is cleared away on its own.
+    with (
+        workspace(out.with_name(f"{out.name}.source")) as scratch,
+        open_source(source, scratch) as tree,
+        contextlib.closing(Rasters()) as rasters,
+    ):
         found = survey(tree, options)
         findings = settle(found.findings, options.accept)
         conversion = Conversion(
@@ -95,9 +98,9 @@ def convert_dfc2023(options: Options) -> None:
                 "accept": sorted(options.accept),
             },
             sources=tree.source_files(found.used),
-            findings=lambda: findings,
+            findings=findings,
         )
-        print_summary(convert(conversion, options.out, options.overwrite), options.out)
+        print_summary(convert(conversion, options.out, overwrite=options.overwrite, **workers), options.out)
 
 
 def schema(tile: int, name: str = "dfc2023") -> Schema:
@@ -136,16 +139,18 @@ class TileReader:
     tile: int
     max_height: float
 
-    def __call__(self, key: SceneTile) -> Example | None:
-        """The tile's example, or None where there is nothing in it."""
+    def __call__(self, key: SceneTile) -> Example | str:
+        """The tile's example, or why there is none."""
         scene = key.scene
         # The end of the optical image shows in the whole scene only; 512 x 512 pixels are quickly read.
         whole = compose({name: read_sensor(self.rasters, path) for name, path in scene.files.items()}, scene.footprints, self.max_height)
         window = (slice(key.row.start, key.row.stop), slice(key.column.start, key.column.stop))
         label = whole.label[window] if scene.split == "train" else ignore_foreign(whole.label[window], key.row, key.column)
         available = whole.available[:, *window]
-        if not available.any() or (label == IGNORE).all():
-            return None
+        if not available.any():
+            return "no sensor has a pixel in them"
+        if (label == IGNORE).all():
+            return "nothing in them is labelled"
         padding = ((0, self.tile - label.shape[0]), (0, self.tile - label.shape[1]))
         return Example(
             images={name: np.pad(image[window], (*padding, (0, 0))) for name, image in whole.images.items()},

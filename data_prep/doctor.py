@@ -14,9 +14,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import rasterio
 import tyro
 from rich.console import Console
 from rich.table import Table
@@ -28,11 +27,11 @@ from data_prep.sources import SourceTree, open_source
 from data_prep.survey import PublicSet, default_options
 from sgma_jax.errors import InputError, one_line_errors
 
-SETS = (
-    cast(PublicSet, potsdam),
-    cast(PublicSet, vaihingen),
-    cast(PublicSet, dfc2023),
-    cast(PublicSet, deliver),
+SETS: tuple[PublicSet, ...] = (
+    potsdam,
+    vaihingen,
+    dfc2023,
+    deliver,
 )
 
 OTHER_CHOICES: Mapping[str, Mapping[str, Any]] = {
@@ -81,9 +80,8 @@ def examine(source: Path) -> bool:
     console = Console()
     with tempfile.TemporaryDirectory(prefix="sgma-doctor-") as scratch, open_source(source, Path(scratch)) as tree:
         found = recognise(tree)
-        with rasterio.Env(GDAL_CACHEMAX=256):
-            survey = found.survey(tree, default_options(found, source))
-            findings = [*survey.findings, *_other_findings(found, tree, survey.findings)]
+        survey = found.survey(tree, default_options(found, source))
+        findings = [*survey.findings, *_other_findings(found, tree, survey.findings)]
         table = Table(title=f"{found.NAME}: {source}", title_justify="left", show_header=False)
         table.add_column("what", no_wrap=True)
         table.add_column("there", overflow="fold")

@@ -8,25 +8,23 @@ cut into tiles on its label's grid. Nodata, masks, alpha and NaN become "not ava
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import rasterio
 import tyro
 
 from data_prep.builder import Conversion, convert, print_summary
 from data_prep.labels import Tile, read_palette, survey_labels, tile_label
+from data_prep.parallel import ParallelOptions, parallel_arguments
 from data_prep.rasters import Box, Rasters
 from data_prep.scenes import Scene, read_scenes
 from data_prep.workspace import check_target
 from sgma_jax.data.schema import DTYPES, IGNORE, Example, Modality, Schema
 from sgma_jax.errors import InputError, one_line_errors
-
-CACHE_MB = 256
-"""Decoded blocks that GDAL keeps."""
 
 
 @dataclass(frozen=True)
@@ -53,18 +51,20 @@ class Options:
     """Name of the data set; that of SOURCE if empty."""
     overwrite: bool = False
     """Replace a converted set that stands in the folder."""
+    parallel: tyro.conf.OmitArgPrefixes[ParallelOptions] = dataclasses.field(default_factory=ParallelOptions)
 
 
 def convert_rasters(options: Options) -> None:
     """Check everything, then write the converted set."""
+    options = dataclasses.replace(options, source=options.source.absolute())  # other processes may stand elsewhere
     _check_options(options)
+    workers = parallel_arguments(options.parallel)
     check_target(options.out, options.overwrite)
     scenes, names = read_scenes(options.source, options.modalities)
     for name in options.log_modalities:
         if name not in names:
             raise InputError(f"--log-modalities names {name!r}, which is not among the modalities {', '.join(names)}.")
-    # GDAL would take a share of the machine's memory for its cache, which other jobs may need.
-    with rasterio.Env(GDAL_CACHEMAX=CACHE_MB), contextlib.closing(Rasters()) as rasters:
+    with contextlib.closing(Rasters()) as rasters:
         modalities = tuple(_modality(rasters, scenes, name, name in options.log_modalities) for name in names)
         survey = survey_labels(rasters, scenes, tile=options.tile, overlap=options.overlap, classes=options.classes, ignore=options.ignore)
         schema = Schema(
@@ -74,11 +74,10 @@ def convert_rasters(options: Options) -> None:
             palette=read_palette(rasters, scenes, len(survey.classes)),
             tile=options.tile,
         )
-        reader = _TileReader(rasters, scenes, schema, options)
         conversion = Conversion(
             schema=schema,
             keys=survey.tiles,
-            read=reader.read,
+            read=TileReader(rasters, tuple(scenes), schema, options.ignore, options.log_modalities),
             converter="data_prep.geotiff",
             options={
                 "modalities": list(names),
@@ -89,39 +88,36 @@ def convert_rasters(options: Options) -> None:
                 "log_modalities": list(options.log_modalities),
             },
             sources=_source_files(rasters, scenes, options.source),
-            findings=lambda: (*survey.findings, *reader.findings()),
+            findings=survey.findings,
         )
-        print_summary(convert(conversion, options.out, options.overwrite), options.out)
+        print_summary(convert(conversion, options.out, overwrite=options.overwrite, **workers), options.out)
 
 
-class _TileReader:
-    """Tiles to examples, in any order."""
+@dataclass(frozen=True)
+class TileReader:
+    """From a window of a scene to the example."""
 
-    def __init__(self, rasters: Rasters, scenes: Sequence[Scene], schema: Schema, options: Options) -> None:
-        self._rasters, self._scenes, self._schema, self._options = rasters, scenes, schema, options
-        self._bare = 0
+    rasters: Rasters
+    scenes: tuple[Scene, ...]
+    schema: Schema
+    ignore: int
+    log_modalities: tuple[str, ...]
 
-    def read(self, tile: Tile) -> Example | None:
-        """The tile's example, or None where no sensor saw any of it."""
-        scene, side = self._scenes[tile.scene], self._schema.tile
+    def __call__(self, tile: Tile) -> Example | str:
+        scene, side = self.scenes[tile.scene], self.schema.tile
         box = Box(tile.row.start, tile.column.start, side)
         images: dict[str, np.ndarray] = {}
-        available = np.zeros((len(self._schema.modalities), side, side), bool)
-        for row, modality in enumerate(self._schema.modalities):
+        available = np.zeros((len(self.schema.modalities), side, side), bool)
+        for row, modality in enumerate(self.schema.modalities):
             if modality.name in scene.images:
-                pixels, mask = self._rasters.image(scene.images[modality.name], scene.label, box)
-                if modality.name in self._options.log_modalities:
+                pixels, mask = self.rasters.image(scene.images[modality.name], scene.label, box)
+                if modality.name in self.log_modalities:
                     pixels, mask = _decibels(pixels, mask)
                 images[modality.name], available[row] = pixels, mask
         if not available.any():
-            self._bare += 1
-            return None
-        label = tile_label(self._rasters, scene, tile, side, self._options.ignore)
+            return "no sensor has a pixel in them"
+        label = tile_label(self.rasters, scene, tile, side, self.ignore)
         return Example(images, available, label, f"{scene.id}/{tile.row.start:05d}_{tile.column.start:05d}")
-
-    def findings(self) -> list[str]:
-        """What turned up while reading."""
-        return [f"{self._bare} tiles with labels were left out because no sensor has a pixel in them"] if self._bare else []
 
 
 def _decibels(pixels: np.ndarray, available: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import tyro
 from rasterio.windows import Window
 
 from data_prep.isprs_colours import CLASSES, CLUTTER_COLOUR, PALETTE, decode, to_label
 from data_prep.labels import Tile
+from data_prep.parallel import ParallelOptions
 from data_prep.rasters import Rasters
 from data_prep.sources import SourceTree
 from data_prep.tiling import spans
@@ -53,6 +55,7 @@ class AreaOptions:
     """Name of the data set."""
     overwrite: bool = False
     """Replace a converted set that stands in the folder."""
+    parallel: tyro.conf.OmitArgPrefixes[ParallelOptions] = field(default_factory=ParallelOptions)
 
 
 class File(NamedTuple):
@@ -172,12 +175,12 @@ class AreaReader:
     clutter: bool
     rasters: Rasters = field(default_factory=Rasters, compare=False)
 
-    def __call__(self, tile: Tile) -> Example | None:
-        """The tile's example; None where it has nothing to learn or to score, or where no sensor saw any of it."""
+    def __call__(self, tile: Tile) -> Example | str:
+        """The tile's example, or why there is none."""
         area = self.areas[tile.scene]
         label = self._label(area, tile)
         if (label == IGNORE).all():
-            return None
+            return "no pixel of them has a class"
         images: dict[str, np.ndarray] = {}
         available = np.zeros((len(self.modalities), self.side, self.side), bool)
         for row, modality in enumerate(self.modalities):
@@ -187,7 +190,7 @@ class AreaReader:
                 inside[: area.height - tile.row.start, : area.width - tile.column.start] = True
                 images[modality.name], available[row] = pixels, mask & inside
         if not available.any():
-            return None
+            return "no sensor has a pixel in them"
         return Example(images, available, label, f"{area.id}/{tile.row.start:05d}_{tile.column.start:05d}")
 
     def _label(self, area: Area, tile: Tile) -> np.ndarray:

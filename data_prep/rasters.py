@@ -23,6 +23,8 @@ from sgma_jax.errors import InputError
 
 OPEN_FILES = 64
 """Files kept open: a file laid out in strips would be decoded anew for every tile of a row if it were closed between them."""
+CACHE_MB = 256
+"""Decoded blocks that GDAL keeps, per process. Left to itself it would take a share of the machine's memory, which others may need."""
 COARSER = 1.5
 """A source with more pixels than this per pixel of the label is averaged, otherwise interpolated."""
 
@@ -36,10 +38,16 @@ class Box(NamedTuple):
 
 
 class Rasters:
-    """Opens rasters once and reads windows of them. Everything that goes wrong names the file."""
+    """Opens rasters once and reads windows of them. Everything that goes wrong names the file.
+
+    A pickled one arrives without open files and opens its own. Not for two threads at once.
+    """
 
     def __init__(self) -> None:
         self._open: OrderedDict[Path, DatasetReader] = OrderedDict()
+
+    def __reduce__(self) -> tuple[type[Rasters], tuple[()]]:
+        return Rasters, ()
 
     def open(self, path: Path) -> DatasetReader:
         """The open file; it stays open until many others were."""
@@ -189,7 +197,8 @@ class Rasters:
     def _read(self, path: Path, bands: int | list[int], window: Window, mask: bool = False) -> np.ndarray:
         dataset = self.open(path)
         try:
-            values: np.ndarray = dataset.read_masks(bands, window=window) if mask else dataset.read(bands, window=window)
+            with rasterio.Env(GDAL_CACHEMAX=CACHE_MB):
+                values: np.ndarray = dataset.read_masks(bands, window=window) if mask else dataset.read(bands, window=window)
         except (RasterioError, OSError) as error:
             place = f"rows {int(window.row_off)} to {int(window.row_off + window.height)}"
             raise InputError(f"{path} cannot be read at {place} ({_reason(error)}): it is truncated or damaged. Restore the file.") from error

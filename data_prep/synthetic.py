@@ -8,7 +8,7 @@ A tile depends on (seed, split, index, size) alone, not on the order or process 
 
 from __future__ import annotations
 
-import functools
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ import tyro
 
 from data_prep.builder import Conversion, convert, print_summary
 from data_prep.city import BUILDING, CAR, GROUND_SAMPLE, TREE, City, draw_city, smooth_noise
+from data_prep.parallel import ParallelOptions, parallel_arguments
 from data_prep.workspace import check_target
 from sgma_jax.data.schema import SPLITS, Example, Modality, Schema
 from sgma_jax.errors import InputError, one_line_errors
@@ -49,6 +50,7 @@ class Options:
     """Records for testing."""
     overwrite: bool = False
     """Replace a converted set that stands in the folder."""
+    parallel: tyro.conf.OmitArgPrefixes[ParallelOptions] = dataclasses.field(default_factory=ParallelOptions)
 
 
 def schema(size: int) -> Schema:
@@ -85,19 +87,27 @@ def convert_city(options: Options) -> None:
     for name, value, least in (*((n, c, 0) for n, c in counts.items()), ("size", options.size, 16), ("seed", options.seed, 0)):
         if value < least:
             raise InputError(f"--{name} is {value}; it must be at least {least}.")
+    workers = parallel_arguments(options.parallel)
     check_target(options.out, options.overwrite)
     conversion = Conversion(
         schema=schema(options.size),
         keys={split: [(split, index) for index in range(count)] for split, count in counts.items()},
-        read=functools.partial(_render_key, options.seed, options.size),
+        read=CityReader(options.seed, options.size),
         converter="data_prep.synthetic",
         options={"seed": options.seed, "size": options.size, **counts},
     )
-    print_summary(convert(conversion, options.out, options.overwrite), options.out)
+    print_summary(convert(conversion, options.out, overwrite=options.overwrite, **workers), options.out)
 
 
-def _render_key(seed: int, size: int, key: tuple[str, int]) -> Example:
-    return render(seed, *key, size)
+@dataclass(frozen=True)
+class CityReader:
+    """From (split, index) to the tile."""
+
+    seed: int
+    size: int
+
+    def __call__(self, key: tuple[str, int]) -> Example:
+        return render(self.seed, *key, self.size)
 
 
 def _optical(rng: np.random.Generator, city: City) -> np.ndarray:

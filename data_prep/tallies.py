@@ -1,4 +1,4 @@
-"""What a conversion counts and measures while the records go by."""
+"""What a conversion counts and measures while the records go by, shard by shard; the shards' numbers are merged in their order."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sgma_jax.errors import InputError
 
 
 class Tally:
-    """Counts of one split while it is written."""
+    """Counts of one shard, or of one split."""
 
     def __init__(self, schema: Schema) -> None:
         self.records = 0
@@ -24,8 +24,8 @@ class Tally:
         self._pixels_available = np.zeros(len(schema.modalities), np.int64)
 
     def add(self, example: Example) -> None:
-        if example.id in self._ids:
-            raise InputError(f"two records of one split are called {example.id!r}; give each record its own id.")
+        """Count a record. InputError where its id is taken."""
+        self._check_ids({example.id})
         labels = np.bincount(example.label.ravel(), minlength=IGNORE + 1)
         if (codes := np.flatnonzero(labels[len(self._classes) : IGNORE])).size:
             raise ValueError(f"{example.id}: label {codes[0] + len(self._classes)} is outside the {len(self._classes)} classes")
@@ -36,7 +36,21 @@ class Tally:
         self._records_available += pixels > 0
         self._pixels_available += pixels
 
+    def merge(self, other: Tally) -> None:
+        """Add the counts of another shard of the same split. InputError where the two share an id."""
+        self._check_ids(other._ids)
+        self._ids |= other._ids
+        self.records += other.records
+        self._labels += other._labels
+        self._records_available += other._records_available
+        self._pixels_available += other._pixels_available
+
+    def _check_ids(self, ids: set[str]) -> None:
+        if not self._ids.isdisjoint(ids):
+            raise InputError(f"two records of one split are called {min(self._ids & ids)!r}; give each record its own id.")
+
     def counts(self) -> SplitCounts:
+        """The counts as the manifest has them."""
         return SplitCounts(
             records=self.records,
             labelled_pixels=tuple(self._labels[: len(self._classes)].tolist()),
@@ -47,7 +61,7 @@ class Tally:
 
 
 class Statistics:
-    """Mean and standard deviation per band, merged tile by tile (Chan, Golub, LeVeque 1979): large offsets lose no digits."""
+    """Mean and standard deviation per band, merged tile by tile and shard by shard (Chan, Golub, LeVeque 1979): large offsets lose no digits."""
 
     def __init__(self, bands: int) -> None:
         self.count = 0
@@ -56,17 +70,25 @@ class Statistics:
 
     def add(self, pixels: np.ndarray) -> None:
         """Add pixels [n, bands]."""
-        count = len(pixels)
-        if not count:
+        if not len(pixels):
             return
         values = pixels.astype(np.float64)
         mean = values.mean(0)
+        self._combine(len(values), mean, ((values - mean) ** 2).sum(0))
+
+    def merge(self, other: Statistics) -> None:
+        """Add another's pixels. Rounding depends on the order of merging, so that must not depend on who was done first."""
+        if other.count:
+            self._combine(other.count, other._mean, other._squares)
+
+    def _combine(self, count: int, mean: np.ndarray, squares: np.ndarray) -> None:
         delta, total = mean - self._mean, self.count + count
-        self._squares += ((values - mean) ** 2).sum(0) + delta**2 * (self.count * count / total)
+        self._squares += squares + delta**2 * (self.count * count / total)
         self._mean += delta * (count / total)
         self.count = total
 
     def result(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and standard deviation per band."""
         # What is beyond these digits depends on the processor, and the manifest should not.
         std = np.sqrt(self._squares / self.count)
         return tuple(float(f"{v:.12g}") for v in self._mean), tuple(float(f"{v:.9g}") for v in std)

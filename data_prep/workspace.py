@@ -15,6 +15,8 @@ from pathlib import Path
 from sgma_jax.data.schema import FORMAT, MANIFEST
 from sgma_jax.errors import InputError, is_disk_full
 
+LOCK = "lock"
+
 
 def check_target(out: Path, overwrite: bool) -> None:
     """Raise InputError where OUT must not be written. Commands ask before they start to read."""
@@ -32,15 +34,17 @@ def check_target(out: Path, overwrite: bool) -> None:
 def workspace(out: Path) -> Iterator[Path]:
     """A folder beside OUT that is gone afterwards, whatever happens; also those that a killed run left there.
 
-    A living run holds a lock on its folder, which the system lets go when the process ends in any way.
+    A living run holds a lock in its folder, which the system lets go when the process ends in any way.
     """
     prefix = f".{out.name}.converting-"
     created = [parent for parent in out.parents if not parent.exists()]
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         for stale in out.parent.glob(f"{glob.escape(prefix)}*"):
-            with contextlib.suppress(OSError), _locked(stale):
-                shutil.rmtree(stale)
+            with contextlib.suppress(OSError):
+                with _locked(stale):
+                    pass  # nobody's, and nobody but another cleaner would want it
+                shutil.rmtree(stale)  # after the lock's file is closed, which NFS would keep under another name
         folder = Path(tempfile.mkdtemp(prefix=prefix, dir=out.parent))
     except OSError as error:
         if is_disk_full(error):
@@ -48,7 +52,10 @@ def workspace(out: Path) -> Iterator[Path]:
         raise InputError(f"{out} cannot be written ({error.strerror}). Choose a folder that you may write to.") from error
     whole = False
     try:
-        with _locked(folder):
+        with contextlib.ExitStack() as stack:
+            # Some network file systems know no locks. No other run gets one there either, so each leaves the other's folder alone.
+            with contextlib.suppress(OSError):
+                stack.enter_context(_locked(folder))
             yield folder
         whole = True
     finally:
@@ -61,8 +68,9 @@ def workspace(out: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock; OSError where another process has it."""
-    descriptor = os.open(folder, os.O_RDONLY)
+    """Hold the folder's lock; OSError where another process has it, or where the file system has no locks."""
+    # A file open for writing, because NFS locks neither a folder nor what is only read.
+    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield

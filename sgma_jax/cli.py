@@ -1,4 +1,4 @@
-"""The `sgma` command: train, evaluate, inspect."""
+"""The `sgma` command: train, evaluate, inspect, data."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import logging
 import os
 import runpy
 import sys
+import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 from absl import logging as absl_logging
@@ -23,6 +24,7 @@ USAGE = """usage: sgma COMMAND ...
   sgma train PRESET --workdir RUN [--data.path DATA] [--FIELD VALUE ...]   train, or continue RUN where it stopped
   sgma evaluate RUN [--split test] [--missing skip|zero] [--pictures N]    score RUN on every subset of its sensors
   sgma inspect PRESET [--size 512] [--json]                                parameters and multiply-adds by part
+  sgma data show SET [--split train] [--n 6] [--out SHEET.png]             look at a converted set: counts, statistics, a contact sheet
 
 PRESET is a Python file with `config = TrainConfig(...)`, such as experiments/demo.py. `sgma COMMAND --help` says more."""
 
@@ -80,6 +82,20 @@ class InspectArguments:
     """Print JSON instead of a table."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class ShowArguments:
+    """Look at a converted set: print counts, statistics and findings, and draw some of its records."""
+
+    folder: Annotated[Path, tyro.conf.Positional]
+    """Folder that a converter wrote."""
+    split: str = "train"
+    """Split whose records are drawn."""
+    n: int = 6
+    """Records to draw, evenly spread over the split."""
+    out: Path | None = None
+    """PNG file to write; NAME_SPLIT.png in the current folder if not given."""
+
+
 def train(arguments: list[str]) -> None:
     """`sgma train PRESET --workdir RUN --FIELD VALUE ...`: numbers of the preset can be changed, kinds cannot."""
     if not arguments or arguments[0].startswith("-"):
@@ -129,16 +145,46 @@ def inspect(arguments: list[str]) -> None:
         print_inspection(costs)
 
 
+def data(arguments: list[str]) -> None:
+    """`sgma data show SET`: prints counts and statistics, writes a contact sheet."""
+    if not arguments or arguments[0] != "show":
+        raise InputError("sgma data has one command, show: `sgma data show SET`.")
+    own = tyro.cli(ShowArguments, args=arguments[1:], prog="sgma data show")
+    if own.n < 1:
+        raise InputError(f"--n is {own.n}; draw at least 1 record.")
+    from sgma_jax.data.schema import read_manifest
+    from sgma_jax.data.source import open_source
+    from sgma_jax.reporting.pictures import contact_sheet
+    from sgma_jax.reporting.tables import print_dataset
+
+    manifest = read_manifest(own.folder)
+    source = open_source(own.folder, own.split)
+    out = own.out or Path(f"{manifest.schema.name}_{own.split}.png")
+    if not out.parent.is_dir():
+        raise InputError(f"--out: the folder {out.parent} does not exist. Create it, or choose another.")
+    count = min(own.n, len(source))
+    contact_sheet(out, [source[i * len(source) // count] for i in range(count)], source.schema)
+    print_dataset(manifest, own.folder)
+    print(f"{count} of {len(source)} records of {own.split}: {out}")
+
+
 def _prepare_jax() -> None:
     """Keep compiled programs between runs, in the user's cache folder unless JAX is told otherwise; say nothing twice."""
     # What goes wrong in Orbax's background threads is raised in the foreground too; their own log of it is noise.
     absl_logging.set_verbosity(absl_logging.FATAL)
     logging.getLogger("asyncio").setLevel(logging.CRITICAL + 1)
+    sys.excepthook = _tell_of_the_main_thread
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "sgma_jax"
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
 
 
-COMMANDS = {"train": train, "evaluate": evaluate, "inspect": inspect}
+def _tell_of_the_main_thread(*error: Any) -> None:
+    """TensorStore's threads print what they cannot deliver, by this hook (Python's own threads have another)."""
+    if threading.current_thread() is threading.main_thread():
+        sys.__excepthook__(*error)
+
+
+COMMANDS = {"train": train, "evaluate": evaluate, "inspect": inspect, "data": data}
 
 
 @one_line_errors

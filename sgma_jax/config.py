@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import types
-import typing
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from sgma_jax.decoding import decode
 from sgma_jax.errors import InputError
 
 
@@ -199,11 +198,15 @@ def to_json(config: Any) -> str:
 
 def from_json(text: str, cls: type = TrainConfig) -> Any:
     """The configuration that `to_json` wrote. Unknown, missing and mistyped fields raise InputError."""
+    way_out = "Restore the file, use the version of sgma_jax that wrote it, or train into a new folder."
     try:
         value = json.loads(text)
     except json.JSONDecodeError as error:
-        raise InputError(f"not valid JSON ({error}); restore the file or train into a new folder.") from error
-    return _decode(value, cls, "config")
+        raise InputError(f"not valid JSON ({error}). {way_out}") from error
+    try:
+        return decode(value, cls)
+    except InputError as error:
+        raise InputError(f"{error} {way_out}") from error
 
 
 def differences(left: Any, right: Any, prefix: str = "") -> list[str]:
@@ -219,30 +222,3 @@ def _encode(value: Any) -> Any:
         fields = {f.name: _encode(getattr(value, f.name)) for f in dataclasses.fields(value)}
         return {"kind": type(value).__name__, **fields}
     return [_encode(v) for v in value] if isinstance(value, tuple) else value
-
-
-def _decode(value: Any, hint: Any, where: str) -> Any:
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        if value is None and type(None) in args:
-            return None
-        kind = value.get("kind") if isinstance(value, dict) else None
-        for option in args:
-            if dataclasses.is_dataclass(option) and getattr(option, "__name__", None) == kind:
-                return _decode(value, option, where)
-    elif dataclasses.is_dataclass(hint) and isinstance(value, dict) and value.get("kind") == getattr(hint, "__name__", None):
-        hints = typing.get_type_hints(hint)
-        given = {k: v for k, v in value.items() if k != "kind"}
-        if set(given) != set(hints):
-            wrong = ", ".join(sorted(set(given) ^ set(hints)))
-            raise InputError(f"{where}: fields missing or unknown: {wrong}. It was written by another version; use that one, or train anew.")
-        return hint(**{k: _decode(v, hints[k], f"{where}.{k}") for k, v in given.items()})  # type: ignore[operator]
-    elif origin is tuple and isinstance(value, list):
-        return tuple(_decode(v, args[0], where) for v in value)
-    elif origin is Literal and value in args:
-        return value
-    elif hint is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
-    elif isinstance(hint, type) and type(value) is hint:
-        return value
-    raise InputError(f"{where}: {value!r} is not a {getattr(hint, '__name__', hint)}; correct the value.")

@@ -20,6 +20,7 @@ PYTHON_FOLDERS = ("sgma_jax", "data_prep", "experiments", "tests")
 # stands for all modules below it.
 FLOORS = (
     ("sgma_jax.errors",),
+    ("sgma_jax.decoding",),
     ("sgma_jax.config", "sgma_jax.structs"),
     ("sgma_jax.modalities", "sgma_jax.sharding", "sgma_jax.losses", "sgma_jax.metrics", "sgma_jax.sampling", "sgma_jax.data.schema"),
     ("sgma_jax.models", "sgma_jax.data.source", "sgma_jax.data.transforms"),
@@ -31,6 +32,7 @@ FLOORS = (
 )
 WITHOUT_JAX = (
     "sgma_jax.errors",
+    "sgma_jax.decoding",
     "sgma_jax.config",
     "sgma_jax.structs",
     "sgma_jax.sampling",

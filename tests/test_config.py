@@ -95,16 +95,14 @@ def edited(path: tuple[str, ...], edit: Any) -> str:
 def test_a_missing_field_is_an_input_error_that_names_it(path: tuple[str, ...]) -> None:
     with pytest.raises(InputError) as caught:
         from_json(edited(path, lambda parent, name: parent.pop(name)))
-    assert str(caught.value).startswith(".".join(("config", *path[:-1])) + ":")
-    assert path[-1] in str(caught.value)
+    assert str(caught.value).startswith(f"field '{'.'.join(path)}' is missing.")
 
 
 @pytest.mark.parametrize("parent", sorted({p[:-1] for p in FIELDS}), ids=lambda p: ".".join(p) or "config")
 def test_an_unknown_field_is_an_input_error_that_names_it(parent: tuple[str, ...]) -> None:
     with pytest.raises(InputError) as caught:
         from_json(edited((*parent, "learning_rat"), lambda fields, name: fields.update({name: 1})))
-    assert str(caught.value).startswith(".".join(("config", *parent)) + ":")
-    assert "learning_rat" in str(caught.value)
+    assert str(caught.value).startswith(f"field '{'.'.join((*parent, 'learning_rat'))}' is unknown.")
 
 
 @pytest.mark.parametrize("path", FIELDS, ids=".".join)
@@ -120,14 +118,14 @@ def test_a_mistyped_field_is_an_input_error_that_names_it(path: tuple[str, ...])
             continue
         with pytest.raises(InputError) as caught:
             from_json(edited(path, lambda parent, name, wrong=wrong: parent.update({name: wrong})))
-        assert str(caught.value).startswith(".".join(("config", *path)))
+        assert str(caught.value).startswith(f"field '{'.'.join(path)}")
 
 
 @pytest.mark.parametrize("path", ["data", "model", "model.encoder", "model.fusion", "optimizer", "sampling"])
 def test_another_kind_with_the_right_fields_is_an_input_error_that_names_the_field(path: str) -> None:
     with pytest.raises(InputError) as caught:
         from_json(edited((*path.split("."), "kind"), lambda parent, name: parent.update({name: "NoSuchConfig"})))
-    assert str(caught.value).startswith(f"config.{path}")
+    assert str(caught.value).startswith(f"field '{path}'")
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", "3", '"config"', "[1, 2]"])

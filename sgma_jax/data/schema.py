@@ -10,8 +10,6 @@ import dataclasses
 import hashlib
 import json
 import re
-import types
-import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from sgma_jax.decoding import decode
 from sgma_jax.errors import InputError
 from sgma_jax.structs import IGNORE as IGNORE  # converters may import this module, and not structs
 
@@ -211,7 +210,7 @@ def read_manifest(folder: str | Path) -> Manifest:
     if (version := fields.pop("version", None)) != VERSION:
         raise InputError(f"{path}: field 'version' is {version!r}, this program reads {VERSION}. {again}")
     try:
-        manifest: Manifest = _decode(fields, Manifest, "")
+        manifest: Manifest = decode(fields, Manifest)
         _check_lengths(manifest)
     except InputError as error:
         raise InputError(f"{path}: {error} {again}") from error
@@ -250,30 +249,3 @@ def _check_lengths(manifest: Manifest) -> None:
     for name, values, expected in lengths:
         if len(values) != expected:
             raise InputError(f"field '{name}' has {len(values)} values, not {expected}.")
-
-
-def _decode(value: Any, hint: Any, where: str) -> Any:
-    """JSON to dataclasses, strictly: a manifest that somebody edited must not become a wrong data set."""
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if hint is Any:
-        return value
-    if dataclasses.is_dataclass(hint) and isinstance(hint, type) and isinstance(value, dict):
-        hints = typing.get_type_hints(hint)
-        if wrong := sorted(set(hints) ^ set(value)):
-            raise InputError(f"field '{_join(where, wrong[0])}' is {'missing' if wrong[0] in hints else 'unknown'}.")
-        return hint(**{name: _decode(value[name], hints[name], _join(where, name)) for name in hints})
-    if origin is dict and isinstance(value, dict):
-        return {name: _decode(item, args[1], _join(where, name)) for name, item in value.items()}
-    if origin is tuple and isinstance(value, list):
-        fixed = args[-1] is not Ellipsis
-        if not fixed or len(value) == len(args):
-            return tuple(_decode(item, args[i] if fixed else args[0], f"{where}[{i}]") for i, item in enumerate(value))
-    elif hint is float and isinstance(value, int | float) and not isinstance(value, bool) and np.isfinite(value):
-        return float(value)
-    elif isinstance(hint, type) and not isinstance(hint, types.GenericAlias) and type(value) is hint:
-        return value
-    raise InputError(f"field '{where or 'whole file'}' is {json.dumps(value)[:40]}, which is not a {getattr(hint, '__name__', hint)}.")
-
-
-def _join(where: str, name: str) -> str:
-    return f"{where}.{name}" if where else name

@@ -20,7 +20,7 @@ def inspect_model(config: TrainConfig, size: int) -> dict[str, Any]:
     float32, because the compiler counts conversions from and to bfloat16 too.
     """
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, dtype="float32"))
-    model = make_model(config)
+    model = make_model(config).clone(unroll=True)
     variables = jax.eval_shape(lambda: initial_variables(config))
     images = {m: jax.ShapeDtypeStruct((1, size, size, b), jnp.float32) for m, b in zip(config.data.modalities, config.data.bands, strict=True)}
     available = jax.ShapeDtypeStruct((1, len(images), size, size), jnp.bool_)

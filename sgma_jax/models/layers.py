@@ -1,4 +1,4 @@
-"""Layers that Flax lacks or that must match PyTorch exactly: depthwise convolution, masked BatchNorm, DropPath, resize."""
+"""Layers that Flax lacks or that must match PyTorch exactly: depthwise convolution, masked BatchNorm, stochastic depth, resize."""
 
 from __future__ import annotations
 
@@ -88,6 +88,15 @@ def depthwise(x: Float[Array, "batch *group height width channels"], kernel: Flo
     )
 
 
+def drop_path_factors(key: Array, rates: Float[Array, " branch"], batch: int) -> Float[Array, "branch batch"]:
+    """Stochastic depth: what each residual branch of each sample is multiplied by: 0 with probability `rate`, else 1 / (1 - rate).
+
+    All branches at once, because a draw of its own for each makes random numbers a seventh of what a training step compiles.
+    """
+    keep = 1.0 - rates[:, None]
+    return jnp.where(jax.random.uniform(key, (len(rates), batch)) < keep, 1.0 / keep, 0.0)
+
+
 # --- modules -----------------------------------------------------------------------------------------------------------
 
 
@@ -100,20 +109,6 @@ class Kernel(nn.Module):
     @nn.compact
     def __call__(self) -> Array:
         return self.param("kernel", self.initializer, self.shape, jnp.float32)
-
-
-class DropPath(nn.Module):
-    """Stochastic depth: in training a sample's residual branch is dropped with probability `rate`, the others scaled up."""
-
-    rate: float
-
-    @nn.compact
-    def __call__(self, x: Array, train: bool) -> Array:
-        if not train or self.rate == 0.0:
-            return x
-        keep = 1.0 - self.rate
-        mask = jax.random.bernoulli(self.make_rng("dropout"), keep, (x.shape[0],) + (1,) * (x.ndim - 1))
-        return jnp.where(mask, x / keep, jnp.zeros((), x.dtype))
 
 
 class MaskedBatchNorm(nn.Module):

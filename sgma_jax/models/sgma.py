@@ -26,11 +26,13 @@ class Sgma(nn.Module):
     config: ModelConfig
     modalities: tuple[str, ...]
     classes: int
+    unroll: bool = False
+    """Compile every block of the encoder on its own, for the compiler's cost analysis."""
 
     def setup(self) -> None:
         """Name the parts; `encoder`, `fusion_0` .. `fusion_3` and `head` are the roots of the parameter paths."""
         dtype = jnp.dtype(self.config.dtype)
-        self.encoder = PvtV2(self.config.encoder, dtype)
+        self.encoder = PvtV2(self.config.encoder, dtype, self.unroll)
         if self.config.stem == "linear":
             self.stem = {m: nn.Dense(3, use_bias=False, dtype=dtype) for m in self.modalities}
         fusion = self.config.fusion

@@ -1,4 +1,4 @@
-"""Pictures of a run as PNG files: a scene with its predictions, its robustness maps, and the course of training.
+"""Pictures as PNG files: a data set's contact sheet, a scene with its predictions and robustness maps, the course of training.
 
 matplotlib is imported inside the functions, so that training does not pay for it.
 """
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
+from sgma_jax.data.schema import IGNORE, Example, Schema
 from sgma_jax.reporting.atomic import write_atomically
 from sgma_jax.reporting.metrics_log import read_metrics
 
@@ -43,7 +44,6 @@ def scene_picture(
     robustness: Sequence[Float[np.ndarray, "modality _ _"]],
     classes: Sequence[str],
     palette: Sequence[Sequence[int]],
-    ignore: int = 255,
 ) -> list[Path]:
     """Write a scene's inputs, label and prediction per subset to `path`, and its robustness maps beside it.
 
@@ -52,10 +52,8 @@ def scene_picture(
     files written.
     """
     path = Path(path)
-    shown = {name: _stretched(image, mask) for (name, image), mask in zip(images.items(), available, strict=True)}
-    colours = np.full((256, 3), IGNORED)
-    colours[: len(classes)] = np.asarray(palette, float)[: len(classes)] / 255
-    colours[ignore] = IGNORED
+    shown = {name: _stretched(image, mask, *_ends(_visible(image)[mask])) for (name, image), mask in zip(images.items(), available, strict=True)}
+    colours = _colours(palette)
 
     columns = max(len(images) + 1, 3)
     rows = 1 + -(-len(predictions) // columns)
@@ -63,17 +61,38 @@ def scene_picture(
     for axis, (name, image), mask in zip(axes[0], shown.items(), available, strict=False):
         _show(axis, image, f"{name}{_coverage(mask)}")
     _show(axes[0, len(images)], colours[label], "label")
-    valid = label != ignore
+    valid = label != IGNORE
     for axis, (subset, prediction) in zip(axes[1:].flat, predictions.items(), strict=False):
         accuracy = f"  {100 * (prediction[valid] == label[valid]).mean():.1f} % right" if valid.any() else ""
         _show(axis, colours[prediction], f"{'+'.join(subset)}{accuracy}")
-    _legend(figure, classes, colours, ignored=bool((label == ignore).any() or any((p == ignore).any() for p in predictions.values())))
+    _legend(figure, classes, colours, ignored=bool((label == IGNORE).any() or any((p == IGNORE).any() for p in predictions.values())))
     _save(figure, path)
     if not robustness:
         return [path]
     second = path.with_name(f"{path.stem}_robustness{path.suffix}")
     _save(_robustness_figure(shown, available, robustness), second)
     return [path, second]
+
+
+def contact_sheet(path: Path | str, examples: Sequence[Example], schema: Schema) -> None:
+    """Write a sheet with a row per example: every sensor, striped where it is not available, and the label in the set's colours.
+
+    A sensor has one stretch for the whole sheet, so that examples can be compared: a scene in other units shows at once.
+    """
+    colours = _colours(schema.palette)
+    ends = []
+    for name, row in zip(schema.names, range(len(schema.modalities)), strict=True):
+        pixels = [_visible(e.images[name])[e.available[row]] for e in examples]
+        ends.append(_ends(np.concatenate(pixels)))
+    figure, axes = _grid(len(examples), len(schema.modalities) + 1, aspect=1.0, extra_height=0.5, extra_width=0.3)
+    for line, example in zip(axes, examples, strict=True):
+        for axis, name, mask, (low, high) in zip(line, schema.names, example.available, ends, strict=False):
+            _show(axis, _stretched(example.images[name], mask, low, high), f"{name}{_coverage(mask)}")
+        labelled = (example.label != IGNORE).mean()
+        _show(line[-1], colours[example.label], "label" if labelled == 1 else f"label ({100 * labelled:.0f} % there)")
+        line[0].set_ylabel(example.id, fontsize=7)
+    _legend(figure, schema.classes, colours, ignored=any((e.label == IGNORE).any() for e in examples))
+    _save(figure, Path(path))
 
 
 def sampling_picture(path: Path | str, metrics: Path | str) -> Path:
@@ -160,16 +179,35 @@ def _show(axis: Axes, image: np.ndarray, title: str, **options: Any) -> None:
     axis.set_title(title, fontsize=9)
 
 
-def _stretched(image: Float[np.ndarray, "height width bands"], mask: Bool[np.ndarray, "height width"]) -> Float[np.ndarray, "height width 3"]:
-    """The first three bands, or the first one as grey, between their own percentiles; striped dark grey where not available."""
-    bands = np.asarray(image[..., : 3 if image.shape[-1] >= 3 else 1], float)
+def _colours(palette: Sequence[Sequence[int]]) -> Float[np.ndarray, "256 3"]:
+    """The colour of each label code, 0 to 1; grey where it is no class."""
+    colours = np.full((256, 3), IGNORED)
+    colours[: len(palette)] = np.asarray(palette, float) / 255
+    return colours
+
+
+def _visible(image: Float[np.ndarray, "height width bands"]) -> Float[np.ndarray, "height width visible"]:
+    """The bands that a picture can show: the first three, or the first."""
+    return np.asarray(image[..., : 3 if image.shape[-1] >= 3 else 1], float)
+
+
+def _ends(pixels: Float[np.ndarray, "pixels visible"]) -> tuple[np.ndarray, np.ndarray]:
+    """Values that become black and white, per band."""
+    finite = pixels[np.isfinite(pixels).all(axis=-1)]
+    low, high = np.percentile(finite, STRETCH, axis=0) if len(finite) else np.zeros((2, pixels.shape[-1]))
+    return low, high
+
+
+def _stretched(
+    image: Float[np.ndarray, "height width bands"], mask: Bool[np.ndarray, "height width"], low: np.ndarray, high: np.ndarray
+) -> Float[np.ndarray, "height width 3"]:
+    """The first three bands, or the first one as grey, between `low` and `high`; striped dark grey where not available."""
+    bands = _visible(image)
     valid = mask & np.isfinite(bands).all(axis=-1)
     rows, columns = np.indices(mask.shape)
     period = max(2, max(mask.shape) // 24)
     shown = np.repeat(np.where((rows + columns) % period < period / 2, *STRIPES)[..., None], 3, axis=-1)
-    if valid.any():
-        low, high = np.percentile(bands[valid], STRETCH, axis=0)
-        shown[valid] = np.clip((bands[valid] - low) / np.maximum(high - low, 1e-12), 0, 1)
+    shown[valid] = np.clip((bands[valid] - low) / np.maximum(high - low, 1e-12), 0, 1)
     return shown
 
 

@@ -1,8 +1,9 @@
-"""The scores of an evaluation as a table for the terminal. Scores are fractions in the file and percent here."""
+"""Tables for the terminal: an evaluation, a converted set, a network's costs. Scores are fractions in files and percent here."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich import box
@@ -10,6 +11,8 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
+
+from sgma_jax.data.schema import Manifest
 
 BAR_WIDTH = 20
 PIPED_WIDTH = 200
@@ -91,6 +94,37 @@ def bar(fraction: float | None, width: int = BAR_WIDTH) -> Text:
 
 def _protocol(missing: str) -> str:
     return "absent sensors are skipped" if missing == "skip" else "absent sensors are zeros"
+
+
+def print_dataset(manifest: Manifest, folder: Path, console: Console | None = None) -> None:
+    """Print what a converted set holds: records and pixels per split, each sensor's statistics, and what its converter found."""
+    console = console or Console()
+    schema, splits = manifest.schema, manifest.splits.values()
+    table = Table(title=f"{schema.name}: {folder}", title_justify="left")
+    table.add_column("")
+    for split in manifest.splits:
+        table.add_column(split, justify="right")
+    rows = [("records", [counts.records for counts in splits])]
+    rows += [(f"  with {name}", [counts.records_available[i] for counts in splits]) for i, name in enumerate(schema.names)]
+    rows += [(f"pixels {name}", [counts.labelled_pixels[i] for counts in splits]) for i, name in enumerate(schema.classes)]
+    rows += [("pixels ignored", [counts.ignored_pixels for counts in splits])]
+    for name, numbers in rows:
+        table.add_row(name, *(f"{number:,}" for number in numbers))
+    console.print(table)
+
+    table = Table(title=f"sensors, over the valid training pixels; tiles of {schema.tile} x {schema.tile}", title_justify="left")
+    for column in ("sensor", "type", "unit"):
+        table.add_column(column)
+    for column in ("available", "mean", "standard deviation"):
+        table.add_column(column, justify="right")
+    every = sum(counts.records for counts in splits) * schema.tile**2
+    for i, sensor in enumerate(schema.modalities):
+        share = sum(counts.pixels_available[i] for counts in splits) / every
+        mean, std = (" ".join(f"{value:.4g}" for value in values) for values in (sensor.mean, sensor.std))
+        table.add_row(sensor.name, f"{sensor.bands} x {sensor.dtype}", sensor.unit, f"{100 * share:.1f} %", mean, std)
+    console.print(table)
+    for finding in manifest.findings:
+        console.print(f"note: {finding}", markup=False, highlight=False)
 
 
 def print_inspection(costs: Mapping[str, Any], console: Console | None = None) -> None:

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from data_prep import builder, synthetic
 from data_prep.builder import Conversion, convert
 from data_prep.tallies import Statistics
+from data_prep.workspace import LOCK
 from sgma_jax.data.schema import IGNORE, Example, Manifest, Modality, Schema, read_manifest
 from sgma_jax.data.source import open_source
 from sgma_jax.errors import InputError
@@ -37,7 +38,7 @@ def example(key: tuple[str, int]) -> Example:
     return Example({"rgb": rng.integers(0, 256, (16, 16, 3)).astype(np.uint8), "dsm": dsm}, available, label, f"{key[0]}-{key[1]}")
 
 
-def conversion(read: Callable[[tuple[str, int]], Example | None] = example, train: int = 5) -> Conversion[tuple[str, int]]:
+def conversion(read: Callable[[tuple[str, int]], Example | str] = example, train: int = 5) -> Conversion[tuple[str, int]]:
     keys = {split: [(split, i) for i in range(count)] for split, count in (("train", train), ("validation", 2), ("test", 3))}
     return Conversion(SCHEMA, keys, read, converter="tests")
 
@@ -87,8 +88,11 @@ def test_streamed_statistics_equal_those_of_all_pixels_at_once_however_large_the
     parts = [rng.normal(offset, 1.0, (n, 2)) for n in sizes]
     whole = np.concatenate(parts)
     statistics = Statistics(2)
-    for part in parts:
-        statistics.add(part)
+    for first in range(0, len(parts), 2):  # shards of two tiles
+        shard = Statistics(2)
+        for part in parts[first : first + 2]:
+            shard.add(part)
+        statistics.merge(shard)
     assert statistics.count == len(whole)
     if len(whole):
         mean, std = statistics.result()
@@ -132,7 +136,7 @@ def test_records_are_spread_over_shards_without_loss(tmp_path: Path, monkeypatch
 @pytest.mark.parametrize("bare", [{0, 1}, {1, 4}, {3, 4}])
 def test_a_key_with_nothing_in_it_leaves_no_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bare: set[int]) -> None:
     monkeypatch.setattr(builder, "SHARD_BYTES", 2 * 16 * 16 * 10)  # so that a shard may stay empty
-    convert(conversion(lambda key: None if key[1] in bare and key[0] == "train" else example(key)), tmp_path / "out")
+    convert(conversion(lambda key: "nothing is there" if key[1] in bare and key[0] == "train" else example(key)), tmp_path / "out")
     source = open_source(tmp_path / "out", "train")
     assert [source[i].id for i in range(len(source))] == [f"train-{i}" for i in range(5) if i not in bare]
 
@@ -183,7 +187,7 @@ def test_an_empty_training_split_is_refused_and_an_empty_other_split_is_noted(tm
     with pytest.raises(InputError, match="training split is empty"):
         convert(conversion(train=0), tmp_path / "out")
     assert nothing_but(tmp_path)
-    manifest: Manifest = convert(conversion(lambda key: None if key[0] == "test" else example(key)), tmp_path / "out")
+    manifest: Manifest = convert(conversion(lambda key: "nothing is there" if key[0] == "test" else example(key)), tmp_path / "out")
     assert "split test is empty" in manifest.findings
     with pytest.raises(InputError, match=r"'test' is empty"):
         open_source(tmp_path / "out", "test")
@@ -204,11 +208,22 @@ def test_what_a_killed_run_left_is_cleared_but_a_living_runs_folder_is_not(tmp_p
     stale.mkdir()
     (stale / "shard").write_text("half")
     living.mkdir()
-    descriptor = os.open(living, os.O_RDONLY)
+    descriptor = os.open(living / LOCK, os.O_RDWR | os.O_CREAT)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
     convert(conversion(), tmp_path / "out")
     os.close(descriptor)
     assert nothing_but(tmp_path, "out", living.name)
+
+
+def test_a_file_system_without_locks_is_no_obstacle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    other = tmp_path / ".out.converting-other"
+    other.mkdir()
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    convert(conversion(), tmp_path / "out")
+    assert nothing_but(tmp_path, "out", other.name)  # it might be alive
 
 
 def test_killed_midway_out_is_not_there_and_the_next_run_completes(tmp_path: Path) -> None:
@@ -225,10 +240,11 @@ def test_killed_midway_out_is_not_there_and_the_next_run_completes(tmp_path: Pat
     assert nothing_but(tmp_path, "out")
 
 
-def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path, workers: str) -> None:
     # A limit on the size of files stops a write in the same place as a full disk would.
     result = subprocess.run(
-        [sys.executable, "-m", "data_prep.synthetic", str(tmp_path / "out"), "--train", "30", "--validation", "1", "--test", "1"],
+        [sys.executable, "-m", "data_prep.synthetic", str(tmp_path / "out"), "--train", "30", "--validation", "1", "--workers", workers],
         capture_output=True,
         text=True,
         check=False,

@@ -166,13 +166,13 @@ def test_the_name_of_a_folder_around_the_set_means_nothing(delivered: Path, tmp_
         assert all(set(frame.files) == set(SENSORS) for frame in found.frames)
 
 
-def test_the_archive_and_the_folder_give_the_same_bytes(converted: Path, delivered: Path, tmp_path: Path, run_converter: Run) -> None:
+def test_archive_or_folder_and_one_worker_or_two_give_the_same_bytes(converted: Path, delivered: Path, tmp_path: Path, run_converter: Run) -> None:
     archive = tmp_path / "DELIVER.zip"
     with zipfile.ZipFile(archive, "w") as file:
         for path in sorted(delivered.rglob("*")):
             file.write(path, path.relative_to(delivered))
-    for out, source in (("again", delivered), ("unpacked", archive)):
-        status, error = run_converter(deliver, source, tmp_path / out, "--tile", SIZE)
+    for out, source, workers in (("again", delivered, 2), ("unpacked", archive, 1)):
+        status, error = run_converter(deliver, source, tmp_path / out, "--tile", SIZE, "--workers", workers)
         assert status == 0, error
         for shard in (converted / "records").iterdir():
             assert shard.read_bytes() == (tmp_path / out / "records" / shard.name).read_bytes()

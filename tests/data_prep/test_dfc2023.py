@@ -144,13 +144,13 @@ def test_both_layouts_hold_the_same_pixels(converted: Path, tmp_path: Path, run_
     assert set(read_manifest(tmp_path / "out").options["assigned"]) == {f"EPSG:{zone}" for zone in tree.ZONES.values()}
 
 
-def test_the_archive_and_the_folder_give_the_same_bytes(converted: Path, delivered: Path, tmp_path: Path, run_converter: Run) -> None:
+def test_archive_or_folder_and_one_worker_or_two_give_the_same_bytes(converted: Path, delivered: Path, tmp_path: Path, run_converter: Run) -> None:
     archive = tmp_path / "track2.zip"
     with zipfile.ZipFile(archive, "w") as file:
         for path in sorted(delivered.rglob("*")):
             file.write(path, path.relative_to(delivered))
-    for out, source in (("again", delivered), ("unpacked", archive)):
-        status, error = run_converter(dfc2023, source, tmp_path / out, "--tile", SIZE)
+    for out, source, workers in (("again", delivered, 2), ("unpacked", archive, 1)):
+        status, error = run_converter(dfc2023, source, tmp_path / out, "--tile", SIZE, "--workers", workers)
         assert status == 0, error
         for shard in (converted / "records").iterdir():
             assert shard.read_bytes() == (tmp_path / out / "records" / shard.name).read_bytes()

@@ -12,6 +12,7 @@ import rasterio
 from rasterio.transform import from_origin
 
 from data_prep import potsdam
+from data_prep.parallel import ParallelOptions
 from sgma_jax.data.schema import IGNORE, read_manifest
 from sgma_jax.errors import InputError
 from tests.data.damage import copy_tree, drop_last_column, re_encode, repeat_top_folders, rewrite, tint_cars, truncate, zip_files, zip_folders
@@ -31,11 +32,6 @@ def tree(tmp_path: Path) -> Path:
 def labels_of(tile: str) -> np.ndarray:
     codes = scene_of(tile).codes
     return np.where(codes == 5, IGNORE, codes)
-
-
-def remove_copies_for_participants(tree: Path) -> None:
-    for path in (tree / "5_Labels_for_participants").iterdir():
-        path.unlink()
 
 
 def test_the_official_split_is_the_contests_and_validation_never_touches_its_test(tmp_path: Path) -> None:
@@ -168,54 +164,6 @@ def test_a_dsm_one_column_short_is_not_available_in_that_column_alone(first: boo
     assert whole.available["rgb"].all()
 
 
-@pytest.mark.parametrize("harm", [re_encode, tint_cars])
-def test_off_palette_labels_are_read_as_the_clean_ones(harm: object, tree: Path, tmp_path: Path) -> None:
-    remove_copies_for_participants(tree)
-    harm(tree / LABEL.format("4_12"))  # type: ignore[operator]
-    survey = survey_potsdam(tree)
-    note = next(f for f in survey.findings if f.check == "off-palette")
-    assert "4_12" in note.place
-    assert ("1 colours" in note.message) == (harm is tint_cars)
-    whole = put_together(convert_potsdam(tree, tmp_path / "out"), SHAPES)["4_12"]
-    assert (whole.label == labels_of("4_12")).all()
-
-
-def test_a_colour_of_no_class_is_an_error_with_tile_place_and_count(tree: Path, tmp_path: Path) -> None:
-    def stain(values: np.ndarray) -> np.ndarray:
-        values[:, 30:32, 17:20] = np.array((250, 3, 200)).reshape(3, 1, 1)
-        return values
-
-    rewrite(tree / LABEL.format("3_13"), stain)
-    with pytest.raises(InputError, match=r"top_potsdam_3_13_label.tif, row 30, column 17: 6 pixels .*unknown-colour"):
-        convert_potsdam(tree, tmp_path / "out", accept=("unknown-colour",))
-    assert not (tmp_path / "out").exists()
-
-
-def test_eroded_labels_under_the_names_of_full_ones_are_refused(tree: Path, tmp_path: Path) -> None:
-    remove_copies_for_participants(tree)
-    eroded = tree / "5_Labels_all_noBoundary" / "top_potsdam_2_10_label_noBoundary.tif"
-    (tree / LABEL.format("2_10")).write_bytes(eroded.read_bytes())
-    with pytest.raises(InputError, match=r"top_potsdam_2_10_label.tif.*black.*--accept eroded-label"):
-        convert_potsdam(tree, tmp_path / "out")
-    whole = put_together(convert_potsdam(tree, tmp_path / "out", accept=("eroded-label",)), SHAPES)["2_10"]
-    assert (whole.label == np.where(scene_of("2_10").eroded >= 5, IGNORE, scene_of("2_10").eroded)).all()
-
-
-def test_eroded_evaluation_leaves_edges_out_of_evaluation_and_in_training(tree: Path, tmp_path: Path) -> None:
-    wholes = put_together(convert_potsdam(tree, tmp_path / "out", eroded_evaluation=True), SHAPES)
-    for tile, split in TILES.items():
-        scene = scene_of(tile)
-        codes = scene.codes if split == "train" else scene.eroded
-        assert (wholes[tile].label == np.where(codes >= 5, IGNORE, codes)).all()
-
-
-def test_the_eroded_label_of_another_tile_is_refused(tree: Path, tmp_path: Path) -> None:
-    folder = tree / "5_Labels_all_noBoundary"
-    (folder / "top_potsdam_3_13_label_noBoundary.tif").write_bytes((folder / "top_potsdam_2_10_label_noBoundary.tif").read_bytes())
-    assert found(survey_potsdam(tree, eroded_evaluation=True))["eroded-disagrees"] == "refused"
-    assert "eroded-disagrees" not in found(survey_potsdam(tree))
-
-
 def test_near_infrared_that_differs_between_irrg_and_rgbir_is_an_error(tree: Path, tmp_path: Path) -> None:
     def disturb(values: np.ndarray) -> np.ndarray:
         values[0, 5, 9] += 1
@@ -225,18 +173,6 @@ def test_near_infrared_that_differs_between_irrg_and_rgbir_is_an_error(tree: Pat
     with pytest.raises(InputError, match=r"top_potsdam_4_12_.*row 5, column 9.*1 pixels.*nir-disagrees"):
         convert_potsdam(tree, tmp_path / "out")
     assert "nir-disagrees" not in found(survey_potsdam(tree, modalities=("rgb", "dsm")))
-
-
-def test_overlapping_tiles_train_on_every_pixel_and_score_each_once(tree: Path, tmp_path: Path) -> None:
-    # put_together fails where a pixel is scored twice, and the labels below where one is not scored.
-    wholes = put_together(convert_potsdam(tree, tmp_path / "out", tile=24, stride=17), SHAPES)
-    assert all((whole.label == labels_of(tile)).all() for tile, whole in wholes.items())
-
-
-def test_clutter_is_ignored_or_a_class(tree: Path, tmp_path: Path) -> None:
-    wholes = put_together(convert_potsdam(tree, tmp_path / "out", clutter=True), SHAPES)
-    assert all((whole.label == scene_of(tile).codes).all() for tile, whole in wholes.items())
-    assert read_manifest(tmp_path / "out").schema.classes[5:] == ("clutter",)
 
 
 def test_the_unit_of_a_normalised_height_is_measured_and_never_assumed(tree: Path) -> None:
@@ -347,3 +283,9 @@ def test_an_option_that_cannot_be_meant_is_one_clear_error(options: dict[str, ob
     with pytest.raises(InputError, match=words):
         convert_potsdam(tree, tmp_path / "out", **options)
     assert not (tmp_path / "out").exists()
+
+
+def test_the_number_of_workers_changes_no_byte(tree: Path, tmp_path: Path) -> None:
+    alone = convert_potsdam(tree, tmp_path / "alone", tile=16)
+    together = convert_potsdam(tree, tmp_path / "together", tile=16, parallel=ParallelOptions(workers=2))
+    assert (together / "manifest.json").read_bytes() == (alone / "manifest.json").read_bytes()

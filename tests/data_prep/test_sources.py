@@ -97,7 +97,7 @@ def test_links_to_another_disk_are_followed_and_loops_are_not(tmp_path: Path, sc
     assert read_all(source, scratch) == {"2_Ortho_RGB/x.tif": b"1"}
 
 
-@pytest.mark.parametrize("name", ["../evil.tif", "a/../../evil.tif", "/tmp/evil.tif", "..\\evil.tif", "C:\\evil.tif", "C:/evil.tif", ".", "a/.."])
+@pytest.mark.parametrize("name", ["../evil.tif", "a/../../evil.tif", "/evil.tif", "..\\evil.tif", "C:\\evil.tif", "C:/evil.tif", ".", "a/.."])
 def test_a_member_outside_its_folder_is_refused_before_anything_is_unpacked(name: str, tmp_path: Path, scratch: Path) -> None:
     assert_refused(make_zip(tmp_path / "a.zip", {"fine.tif": b"1", name: b"2"}), scratch, "a.zip, member .* would be written outside its folder")
 

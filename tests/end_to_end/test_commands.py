@@ -128,6 +128,19 @@ def test_folders_that_are_no_runs_are_named(sgma: Command, tmp_path: Path, tiny_
     assert_one_line(sgma("evaluate", tiny_run, "--split", "nonsense"), "nonsense")
 
 
+def test_a_converted_set_can_be_looked_at(sgma: Command, tiny_city: Path, tmp_path: Path) -> None:
+    sheet = tmp_path / "sheet.png"
+    status, out, _ = sgma("data", "show", tiny_city, "--split", "validation", "--n", 9, "--out", sheet)
+    assert status == 0
+    assert sheet.read_bytes().startswith(b"\x89PNG")
+    for expected in ("impervious", "decibel", "2 of 2 records of validation", str(sheet)):
+        assert expected in out.replace("\n", "")
+    assert_one_line(sgma("data", "show", tmp_path), str(tmp_path), "not a converted data set")
+    assert_one_line(sgma("data", "show", tiny_city, "--split", "nonsense", "--out", sheet), "nonsense", "train")
+    assert_one_line(sgma("data", "show", tiny_city, "--out", tmp_path / "nowhere" / "sheet.png"), "nowhere", "Create it")
+    assert_one_line(sgma("data", "look"), "sgma data show")
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path):
     """A file system of its own of 24 MB; a checkpoint of the tiny preset takes about as much."""

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
+from sgma_jax.data.schema import IGNORE, Example, Modality, Schema
 from sgma_jax.reporting import pictures
-from sgma_jax.reporting.pictures import sampling_picture, scene_picture
+from sgma_jax.reporting.pictures import contact_sheet, sampling_picture, scene_picture
 
 
 def _scene(**changes: Any) -> dict[str, Any]:
@@ -95,3 +96,23 @@ def test_reporting_never_loads_jax_and_training_never_loads_matplotlib() -> None
     modules = "metrics_log, pictures, progress, tables"
     code = f"import sys; from sgma_jax.reporting import {modules}; print(sorted({{'jax', 'matplotlib'}} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+def test_a_contact_sheet_shows_every_sensor_and_label_so_that_records_can_be_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    schema = Schema("set", (Modality("rgb", 3, "", "uint8"), Modality("dsm", 1, "metre", "float32")), ("road", "roof"), ((9, 9, 9), (0, 0, 255)), 16)
+    height = np.linspace(0, 1, 256, dtype=np.float32).reshape(16, 16, 1)
+    label = np.zeros((16, 16), np.uint8)
+    label[:8] = IGNORE
+    there, absent = np.ones((2, 16, 16), bool), np.stack((np.zeros((16, 16), bool), np.ones((16, 16), bool)))
+    examples = [
+        Example({"rgb": np.full((16, 16, 3), 7, np.uint8), "dsm": height}, there, label, "low"),
+        Example({"rgb": np.zeros((16, 16, 3), np.uint8), "dsm": height + 9}, absent, label, "high"),
+    ]
+    shown: list[tuple[str, np.ndarray]] = []
+    monkeypatch.setattr(pictures, "_show", lambda axis, image, title: shown.append((title, image)))
+    contact_sheet(tmp_path / "sheet.png", examples, schema)
+    titles = [title for title, _ in shown]
+    assert titles == ["rgb", "dsm", "label (50 % there)", "rgb (absent)", "dsm", "label (50 % there)"]
+    assert shown[1][1].max() < shown[4][1].min()  # one stretch for both, so the higher scene is brighter
+    assert (shown[2][1][8:] == np.array([9, 9, 9]) / 255).all()
+    assert imread(tmp_path / "sheet.png").std() > 0

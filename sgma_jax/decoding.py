@@ -1,0 +1,58 @@
+"""JSON to dataclasses by their type hints, strictly: a file that somebody edited must not quietly become something else."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import types
+import typing
+from typing import Any, Literal
+
+from sgma_jax.errors import InputError
+
+
+def decode(value: Any, hint: Any, where: str = "") -> Any:
+    """What `json.loads` returned as an instance of `hint`.
+
+    Takes dataclasses (every field, no other), tuples, dicts with names as keys, unions, literals, numbers (finite), text, booleans and
+    None. A dataclass may state its class's name in `kind`; as one of several of a union it must. Raises InputError that names the
+    field, by its dotted path from `where`.
+    """
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return value
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in args:
+            return None
+        kind = value.get("kind") if isinstance(value, dict) else None
+        for option in args:
+            if dataclasses.is_dataclass(option) and getattr(option, "__name__", None) == kind:
+                return decode(value, option, where)
+    elif isinstance(hint, type) and dataclasses.is_dataclass(hint):
+        if isinstance(value, dict) and value.get("kind", hint.__name__) == hint.__name__:
+            return _decode_fields({name: item for name, item in value.items() if name != "kind"}, hint, where)
+    elif origin is dict and isinstance(value, dict):
+        return {name: decode(item, args[1], _join(where, name)) for name, item in value.items()}
+    elif origin is tuple and isinstance(value, list):
+        fixed = args[-1] is not Ellipsis
+        if not fixed or len(value) == len(args):
+            return tuple(decode(item, args[i] if fixed else args[0], f"{where}[{i}]") for i, item in enumerate(value))
+    elif origin is Literal and value in args:
+        return value
+    elif hint is float and isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        return float(value)
+    elif isinstance(hint, type) and origin is None and type(value) is hint:
+        return value
+    raise InputError(f"field '{where or 'whole file'}' is {json.dumps(value)[:40]}, which is not a {getattr(hint, '__name__', hint)}.")
+
+
+def _decode_fields(fields: dict[str, Any], cls: type, where: str) -> Any:
+    hints = typing.get_type_hints(cls)
+    if wrong := sorted(set(hints) ^ set(fields)):
+        raise InputError(f"field '{_join(where, wrong[0])}' is {'missing' if wrong[0] in hints else 'unknown'}.")
+    return cls(**{name: decode(fields[name], hints[name], _join(where, name)) for name in hints})
+
+
+def _join(where: str, name: str) -> str:
+    return f"{where}.{name}" if where else name
