@@ -16,12 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import rasterio
 import tyro
 from rich.console import Console
 from rich.table import Table
 
-from data_prep import potsdam, vaihingen
+from data_prep import deliver, dfc2023, potsdam, vaihingen
 from data_prep.findings import Finding, Severity, print_findings
 from data_prep.isprs import AreaOptions
 from data_prep.sources import SourceTree, open_source
@@ -31,6 +30,8 @@ from sgma_jax.errors import InputError, one_line_errors
 SETS: tuple[PublicSet, ...] = (
     potsdam,
     vaihingen,
+    dfc2023,
+    deliver,
 )
 
 OTHER_CHOICES: Mapping[str, Mapping[str, Any]] = {
@@ -79,9 +80,8 @@ def examine(source: Path) -> bool:
     console = Console()
     with tempfile.TemporaryDirectory(prefix="sgma-doctor-") as scratch, open_source(source, Path(scratch)) as tree:
         found = recognise(tree)
-        with rasterio.Env(GDAL_CACHEMAX=256):
-            survey = found.survey(tree, default_options(found, source))
-            findings = [*survey.findings, *_other_findings(found, tree, survey.findings)]
+        survey = found.survey(tree, default_options(found, source))
+        findings = [*survey.findings, *_other_findings(found, tree, survey.findings)]
         table = Table(title=f"{found.NAME}: {source}", title_justify="left", show_header=False)
         table.add_column("what", no_wrap=True)
         table.add_column("there", overflow="fold")

@@ -56,7 +56,6 @@ class AreaOptions:
     overwrite: bool = False
     """Replace a converted set that stands in the folder."""
     parallel: tyro.conf.OmitArgPrefixes[ParallelOptions] = field(default_factory=ParallelOptions)
-    """Who does the work."""
 
 
 class File(NamedTuple):
@@ -181,7 +180,7 @@ class AreaReader:
         area = self.areas[tile.scene]
         label = self._label(area, tile)
         if (label == IGNORE).all():
-            return "no pixel in them has a class to learn or to score"
+            return "no pixel of them has a class"
         images: dict[str, np.ndarray] = {}
         available = np.zeros((len(self.modalities), self.side, self.side), bool)
         for row, modality in enumerate(self.modalities):

@@ -6,8 +6,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import rasterio
-
 from data_prep.builder import Conversion, convert, print_summary
 from data_prep.findings import settle
 from data_prep.isprs import AreaOptions, AreaReader, area_schema, plan_tiles
@@ -17,21 +15,19 @@ from data_prep.sources import SourceTree, open_source
 from data_prep.workspace import check_target, workspace
 from sgma_jax.data.schema import SPLITS
 
-CACHE_MB = 256
-"""Decoded blocks that GDAL keeps."""
-
 
 def convert_areas(
     source: Path, out: Path, options: AreaOptions, survey: Callable[[SourceTree], AreaSurvey], converter: str, choices: Mapping[str, Any]
 ) -> None:
     """Check everything, then write the converted set; `choices` are the options that only this set has."""
+    workers = parallel_arguments(options.parallel)
     check_target(out, options.overwrite)
     workers = parallel_arguments(options.parallel)
     source = source.absolute()  # other processes may stand elsewhere
     # Archives are unpacked beside OUT, where there must be room for the result anyway, and not in the folder in which it is made:
     # each of the two is cleared away on its own.
     unpacked = out.resolve().with_name(f"{out.resolve().name}.source")
-    with workspace(unpacked) as scratch, open_source(source, scratch) as tree, rasterio.Env(GDAL_CACHEMAX=CACHE_MB):
+    with workspace(unpacked) as scratch, open_source(source, scratch) as tree:
         surveyed = survey(tree)
         findings = settle(surveyed.findings, options.accept)
         schema = area_schema(options.name, surveyed.modalities, options)

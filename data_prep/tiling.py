@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
+
+from sgma_jax.data.schema import IGNORE
+
 
 class Span(NamedTuple):
     """One tile along one axis of a scene."""
@@ -25,3 +29,19 @@ def spans(length: int, tile: int, overlap: int) -> list[Span]:
     # The middle between two tiles' centres lies in the middle of what they share.
     borders = [0, *(start + overlap // 2 for start in starts[1:]), length]
     return [Span(start, min(start + tile, length), (borders[i], borders[i + 1])) for i, start in enumerate(starts)]
+
+
+def overlap_of(length: int, tile: int, stride: int | None) -> int:
+    """Pixels that neighbouring tiles share: as the stride says, or without one, those with which the fewest tiles end where the scene ends."""
+    if stride is not None:
+        return tile - stride
+    gaps = -(-length // tile) - 1
+    return tile - -(-(length - tile) // gaps) if gaps > 0 else 0
+
+
+def ignore_foreign(label: np.ndarray, row: Span, column: Span) -> np.ndarray:
+    """A tile's label with IGNORE on the pixels that another tile owns, so that each pixel of a scene is scored once."""
+    rows, columns = (slice(span.owned[0] - span.start, span.owned[1] - span.start) for span in (row, column))
+    owned = np.full_like(label, IGNORE)
+    owned[rows, columns] = label[rows, columns]
+    return owned

@@ -72,3 +72,21 @@ def manifest(tmp_path: Path, rng: np.random.Generator) -> Path:
     path = tmp_path / "manifest.csv"
     path.write_text("\n".join(lines) + "\n")
     return path
+
+
+@pytest.fixture
+def run_converter(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
+    """run_converter(MODULE, SOURCE, OUT, *flags) -> exit status and what stood on standard error; in this process."""
+
+    def run(module: Any, *arguments: object) -> tuple[int, str]:
+        # Wide, so that no word of a table is broken in two.
+        monkeypatch.setenv("COLUMNS", "400")
+        monkeypatch.setattr(sys, "argv", [module.__name__, *map(str, arguments)])
+        status = 0
+        try:
+            module.main()
+        except SystemExit as end:
+            status = int(end.code or 0)
+        return status, capsys.readouterr().err
+
+    return run

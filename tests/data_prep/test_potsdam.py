@@ -12,6 +12,7 @@ import rasterio
 from rasterio.transform import from_origin
 
 from data_prep import potsdam
+from data_prep.parallel import ParallelOptions
 from sgma_jax.data.schema import IGNORE, read_manifest
 from sgma_jax.errors import InputError
 from tests.data.damage import copy_tree, drop_last_column, re_encode, repeat_top_folders, rewrite, tint_cars, truncate, zip_files, zip_folders
@@ -282,3 +283,9 @@ def test_an_option_that_cannot_be_meant_is_one_clear_error(options: dict[str, ob
     with pytest.raises(InputError, match=words):
         convert_potsdam(tree, tmp_path / "out", **options)
     assert not (tmp_path / "out").exists()
+
+
+def test_the_number_of_workers_changes_no_byte(tree: Path, tmp_path: Path) -> None:
+    alone = convert_potsdam(tree, tmp_path / "alone", tile=16)
+    together = convert_potsdam(tree, tmp_path / "together", tile=16, parallel=ParallelOptions(workers=2))
+    assert (together / "manifest.json").read_bytes() == (alone / "manifest.json").read_bytes()
