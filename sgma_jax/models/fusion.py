@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from sgma_jax.config import SemanticGuidedFusionConfig
-from sgma_jax.models.layers import Kernel, depthwise, masked_softmax
+from sgma_jax.models.layers import Kernel, depthwise, in_chunks, linear, masked_softmax
 
 _projection_init = nn.initializers.xavier_uniform()  # [C] as PyTorch's multi-head attention
 _depthwise_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform", in_axis=(0, 1, 2), out_axis=())  # [C] as PyTorch's
@@ -109,28 +109,33 @@ class SemanticGuidedFusion(nn.Module):
         depthwise_kernels, point_kernels = (jnp.stack(k).astype(self.dtype) for k in zip(*kernels, strict=True))
         if subset is not None:
             depthwise_kernels, point_kernels = depthwise_kernels[subset], point_kernels[subset]
-        semantic = depthwise(features, depthwise_kernels)  # one call for all modalities
-        semantic = jnp.einsum("bmhwc,mcd->bmhwd", semantic, point_kernels)
-
         # [C] The filter reads the encoder's features, as the projector does; the paper's text leaves its input open.
         filter_kernel = Kernel((channels, self.classes), _projection_init, name="semantic_filter")().astype(self.dtype)
-        class_maps = jnp.einsum("bmhwc,ck->bmhwk", features, filter_kernel)
-        prototypes = semantic_prototypes(class_maps, semantic, available, self.config.prototype_norm)
-
         spatial = {k: v.astype(self.dtype) for k, v in AttentionKernels(channels, name="spatial")().items()}
-        reference = self._spatial_perceptron(prototypes, semantic, available, spatial, heads)
-
         robust = {k: v.astype(self.dtype) for k, v in AttentionKernels(channels, name="robustness")().items()}
-        values = jnp.einsum("bmhwc,cd->bmhwd", semantic, robust["value"])
-        weights = self._robustness_perceptron(reference, semantic, available, robust, heads)
-        fused = _mix(weights, values) @ robust["out"]
 
-        drawn_fused = None
-        if drawn is not None and drawn_available is not None:
-            # With one sensor both softmaxes are 1, so SGF is value and output projection of that sensor [D]; the values are there already.
-            alone = jnp.where(drawn_available[..., None], take_drawn(values, drawn), jnp.zeros((), values.dtype))
-            drawn_fused = alone @ robust["out"]
-        return Fused(fused, drawn_fused, weights.mean(-1))
+        spread = depthwise(features, depthwise_kernels)  # one call for all modalities
+
+        def fuse(samples: tuple[Array, Array, Array, Array | None, Array | None]) -> Fused:
+            features, spread, available, drawn, drawn_available = samples
+            semantic = jnp.einsum("bmhwc,mcd->bmhwd", spread, point_kernels)
+            class_maps = linear(features, filter_kernel)
+            prototypes = semantic_prototypes(class_maps, semantic, available, self.config.prototype_norm)
+            reference = self._spatial_perceptron(prototypes, semantic, available, spatial, heads)
+            values = linear(semantic, robust["value"])
+            weights = self._robustness_perceptron(reference, semantic, available, robust, heads)
+            fused = linear(_mix(weights, values), robust["out"])
+            drawn_fused = None
+            if drawn is not None and drawn_available is not None:
+                # With one sensor both softmaxes are 1, so SGF is value and output projection of that sensor [D]; the values are there already.
+                alone = jnp.where(drawn_available[..., None], take_drawn(values, drawn), jnp.zeros((), values.dtype))
+                drawn_fused = linear(alone, robust["out"])
+            return Fused(fused, drawn_fused, weights.mean(-1))
+
+        positions = math.prod(features.shape[1:4])
+        widest = max(channels, self.classes * heads) * 4
+        fused: Fused = in_chunks(fuse, (features, spread, available, drawn, drawn_available), positions * widest)
+        return fused
 
     def _spatial_perceptron(
         self, prototypes: Array, semantic: Array, available: Array, kernels: dict[str, Array], heads: int
@@ -150,16 +155,16 @@ class SemanticGuidedFusion(nn.Module):
         else:
             scores = jnp.einsum("bmyxhd,bkhd->bmyxkh", jnp.einsum("bmyxc,chd->bmyxhd", semantic, key), query)
         weights = masked_softmax(scores.astype(jnp.float32), available[..., None, None], 1).mean(-2)
-        values = jnp.einsum("bmyxc,cd->bmyxd", semantic, kernels["value"])
-        return _mix(weights, values) @ kernels["out"]
+        values = linear(semantic, kernels["value"])
+        return linear(_mix(weights, values), kernels["out"])
 
     def _robustness_perceptron(
         self, reference: Array, semantic: Array, available: Array, kernels: dict[str, Array], heads: int
     ) -> Float[Array, "batch modality height width heads"]:
         """Attention weights of each pixel's reference over its modalities; their mean over heads is the robustness [P, C]."""
         width = reference.shape[-1] // heads
-        query = (reference @ kernels["query"]) / math.sqrt(width)
-        products = query[:, None] * jnp.einsum("bmyxc,cd->bmyxd", semantic, kernels["key"])
+        query = linear(reference, kernels["query"]) / math.sqrt(width)
+        products = query[:, None] * linear(semantic, kernels["key"])
         scores = products.astype(jnp.float32).reshape(*products.shape[:-1], heads, width).sum(-1)
         return masked_softmax(scores, available[..., None], 1)
 

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from sgma_jax.models.layers import Kernel, MaskedBatchNorm, resize
+from sgma_jax.models.layers import Kernel, Linear, MaskedBatchNorm, linear, resize
 
 
 class AllMlpHead(nn.Module):
@@ -36,11 +36,11 @@ class AllMlpHead(nn.Module):
             # The fuse convolution and the resize are linear, so each scale goes through its slice of the convolution at its
             # own resolution; two linear maps in a row are one, merged wherever that is fewer operations [D].
             if channels < x.shape[0] * x.shape[1] * x.shape[2]:
-                y = x.astype(self.dtype) @ (kernel @ part).astype(self.dtype)
+                y = linear(x.astype(self.dtype), (kernel @ part).astype(self.dtype))
             else:
-                y = x.astype(self.dtype) @ kernel.astype(self.dtype) @ part.astype(self.dtype)
+                y = linear(linear(x.astype(self.dtype), kernel.astype(self.dtype)), part.astype(self.dtype))
             total = total + resize(y + (bias @ part).astype(self.dtype), height, width)
         total = nn.relu(MaskedBatchNorm(name="norm")(total, mask, train))
         total = nn.Dropout(self.dropout, broadcast_dims=(1, 2), deterministic=not train)(total)
-        logits = nn.Dense(self.classes, dtype=self.dtype, kernel_init=nn.initializers.normal(0.01), name="classifier")(total)
+        logits = Linear(self.classes, nn.initializers.normal(0.01), self.dtype, name="classifier")(total)
         return logits.astype(jnp.float32)

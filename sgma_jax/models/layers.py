@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import math
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -26,6 +29,47 @@ def masked_softmax(scores: Float[Array, "..."], mask: Bool[Array, "..."], axis: 
     return weights / jnp.where(total > 0, total, 1.0)
 
 
+# --- linear maps and strided convolutions -----------------------------------------------------------------------------
+
+
+def linear(x: Float[Array, "*positions inputs"], kernel: Float[Array, "inputs outputs"]) -> Float[Array, "*positions outputs"]:
+    """`x @ kernel` with the positions in one axis: on CPU the kernel's gradient is four times faster so (docs/benchmarks.md)."""
+    return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], kernel.shape[-1])
+
+
+def strided_convolution(
+    x: Float[Array, "batch height width inputs"], kernel: Float[Array, "rows columns inputs outputs"], stride: int, padding: int
+) -> Float[Array, "batch coarse_height coarse_width outputs"]:
+    """A convolution with zeros around, as PyTorch's.
+
+    On CPU as one matrix product over patches, because XLA's gradient of a strided convolution there is many times slower.
+    """
+    if jax.default_backend() != "cpu":
+        return lax.conv_general_dilated(x, kernel, (stride, stride), ((padding, padding),) * 2, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    size, outputs = kernel.shape[0], kernel.shape[3]
+    height, width = ((side + 2 * padding - size) // stride + 1 for side in x.shape[1:3])
+    # Blocks of stride x stride pixels, side by side in the channels. A window covers `reach` blocks each way, the kernel filled up with zeros:
+    # a few wide slices instead of size x size narrow ones.
+    reach = -(-size // stride)
+    rows, columns = ((n + reach - 1) for n in (height, width))
+    ends = [(padding, n * stride - side - padding) for n, side in ((rows, x.shape[1]), (columns, x.shape[2]))]
+    x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *((low, high, 0) for low, high in ends), (0, 0, 0)])  # cuts off where negative
+    blocks = x.reshape(-1, rows, stride, columns, stride, x.shape[3]).transpose(0, 1, 3, 2, 4, 5).reshape(-1, rows, columns, stride**2 * x.shape[3])
+    windows = jnp.concatenate([blocks[:, i : i + height, j : j + width] for i in range(reach) for j in range(reach)], -1)
+    fill = reach * stride - size
+    filled = jnp.pad(kernel, ((0, fill), (0, fill), (0, 0), (0, 0)))
+    filled = filled.reshape(reach, stride, reach, stride, -1, outputs).transpose(0, 2, 1, 3, 4, 5).reshape(-1, outputs)
+    return linear(windows, filled)
+
+
+def gelu(x: Float[Array, "*any"]) -> Float[Array, "*any"]:
+    """x times the normal distribution's function, as PyTorch computes it; `jax.nn.gelu` goes by erfc, which costs several times as much.
+
+    Only x is kept for the gradient: computing the rest again is cheaper than moving it through memory.
+    """
+    return jax.checkpoint(lambda y: 0.5 * y * (1.0 + lax.erf(y * math.sqrt(0.5))))(x)
+
+
 # --- depthwise convolution -------------------------------------------------------------------------------------------
 
 
@@ -33,11 +77,18 @@ def _shifted_products(x: Array, kernel: Array) -> Array:
     rows, columns = kernel.shape[-3:-1]
     height, width = x.shape[-3:-1]
     padded = jnp.pad(x, [(0, 0)] * (x.ndim - 3) + [(rows // 2,) * 2, (columns // 2,) * 2, (0, 0)])
-    total = jnp.zeros_like(x)
-    for i in range(rows):
+
+    def add_row(i: Any, total: Array) -> Array:
+        taps = lax.dynamic_index_in_dim(kernel, i, axis=kernel.ndim - 3)
+        strip = lax.dynamic_slice_in_dim(padded, i, height, axis=x.ndim - 3)
         for j in range(columns):
-            total = total + padded[..., i : i + height, j : j + width, :] * kernel[..., i : i + 1, j : j + 1, :]
-    return total
+            total = total + strip[..., j : j + width, :] * taps[..., j : j + 1, :]
+        return total
+
+    if rows <= 3:
+        return functools.reduce(lambda total, i: add_row(i, total), range(rows), jnp.zeros_like(x))
+    # A loop, not only to compile a row once: what leaves a loop is in memory, and no reader of it computes the taps anew.
+    return lax.fori_loop(0, rows, add_row, jnp.zeros_like(x))
 
 
 @jax.custom_vjp
@@ -88,6 +139,29 @@ def depthwise(x: Float[Array, "batch *group height width channels"], kernel: Flo
     )
 
 
+CACHED = 2**20
+"""Bytes of one intermediate array that two cores keep in their caches [C]."""
+
+
+def in_chunks(f: Callable[[Any], Array], inputs: Any, bytes_each: int, unroll: bool = False) -> Array:
+    """`f(inputs)`, for an `f` that works on each element of the leading axis alone; `bytes_each` is its largest intermediate array's part.
+
+    On one CPU device `f` runs on few elements at a time, so that what it computes stays in the cache, and its gradient computes it again
+    instead of fetching it from memory: measured, a third of the time (docs/benchmarks.md). Elsewhere it is just `f(inputs)`: an
+    accelerator wants all at once, and on several devices the leading axis is what they share. `unroll` asks for that too, for analysis.
+    """
+    elements = jax.tree.leaves(inputs)[0].shape[0]
+    if unroll or jax.default_backend() != "cpu" or jax.device_count() > 1:
+        return f(inputs)
+    size = max(n for n in range(1, elements + 1) if elements % n == 0 and (n == 1 or n * bytes_each <= CACHED))
+    f = jax.checkpoint(f)
+    if size == elements:
+        return f(inputs)
+    chunks = jax.tree.map(lambda x: x.reshape(-1, size, *x.shape[1:]), inputs)
+    results = lax.map(f, chunks)
+    return jax.tree.map(lambda x: x.reshape(elements, *x.shape[2:]), results)
+
+
 def drop_path_factors(key: Array, rates: Float[Array, " branch"], batch: int) -> Float[Array, "branch batch"]:
     """Stochastic depth: what each residual branch of each sample is multiplied by: 0 with probability `rate`, else 1 / (1 - rate).
 
@@ -109,6 +183,37 @@ class Kernel(nn.Module):
     @nn.compact
     def __call__(self) -> Array:
         return self.param("kernel", self.initializer, self.shape, jnp.float32)
+
+
+class Linear(nn.Module):
+    """`nn.Dense` by `linear`: parameters `kernel` and `bias`."""
+
+    outputs: int
+    initializer: nn.initializers.Initializer
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        kernel = self.param("kernel", self.initializer, (x.shape[-1], self.outputs), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (self.outputs,), jnp.float32)
+        return linear(x.astype(self.dtype), kernel.astype(self.dtype)) + bias.astype(self.dtype)
+
+
+class StridedConvolution(nn.Module):
+    """`nn.Conv` by `strided_convolution`: parameters `kernel` and `bias`."""
+
+    outputs: int
+    size: int
+    stride: int
+    padding: int
+    initializer: nn.initializers.Initializer
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        kernel = self.param("kernel", self.initializer, (self.size, self.size, x.shape[-1], self.outputs), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (self.outputs,), jnp.float32)
+        return strided_convolution(x.astype(self.dtype), kernel.astype(self.dtype), self.stride, self.padding) + bias.astype(self.dtype)
 
 
 class MaskedBatchNorm(nn.Module):

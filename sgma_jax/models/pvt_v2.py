@@ -6,7 +6,7 @@ Wang et al., "PVT v2: Improved Baselines with Pyramid Vision Transformer" (arXiv
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from sgma_jax.config import PvtV2Config
-from sgma_jax.models.layers import TORCH_LAYER_NORM_EPSILON, Kernel, depthwise, drop_path_factors
+from sgma_jax.models.layers import TORCH_LAYER_NORM_EPSILON, Kernel, Linear, StridedConvolution, depthwise, drop_path_factors, gelu, in_chunks
 
 BLOCK_NORM_EPSILON = 1e-6  # the authors pass this to the norms of blocks and stages, and leave PyTorch's default elsewhere
 
@@ -56,9 +56,8 @@ class PatchEmbed(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        half = self.kernel // 2
-        x = nn.Conv(self.channels, (self.kernel,) * 2, (self.stride,) * 2, padding=((half, half), (half, half)), dtype=self.dtype,
-                    kernel_init=_conv_init(self.kernel**2 * self.channels), name="proj")(x)  # fmt: skip
+        init = _conv_init(self.kernel**2 * self.channels)
+        x = StridedConvolution(self.channels, self.kernel, self.stride, self.kernel // 2, init, self.dtype, name="proj")(x)
         return nn.LayerNorm(TORCH_LAYER_NORM_EPSILON, dtype=self.dtype, use_fast_variance=False, name="norm")(x)
 
 
@@ -74,16 +73,16 @@ class Attention(nn.Module):
         batch, height, width, channels = x.shape
 
         def project(name: str, y: Array) -> Array:
-            y = nn.Dense(channels, dtype=self.dtype, kernel_init=_linear_init, name=name)(y)
+            y = Linear(channels, _linear_init, self.dtype, name=name)(y)
             return y.reshape(batch, -1, self.heads, channels // self.heads)
 
         query = project("query", x)
         if self.reduction > 1:
-            x = nn.Conv(channels, (self.reduction,) * 2, (self.reduction,) * 2, padding="VALID", dtype=self.dtype,
-                        kernel_init=_conv_init(self.reduction**2 * channels), name="reduce")(x)  # fmt: skip
+            init = _conv_init(self.reduction**2 * channels)
+            x = StridedConvolution(channels, self.reduction, self.reduction, 0, init, self.dtype, name="reduce")(x)
             x = nn.LayerNorm(TORCH_LAYER_NORM_EPSILON, dtype=self.dtype, use_fast_variance=False, name="reduce_norm")(x)
         out = jax.nn.dot_product_attention(query, project("key", x), project("value", x))
-        return nn.Dense(channels, dtype=self.dtype, kernel_init=_linear_init, name="out")(out.reshape(batch, height, width, channels))
+        return Linear(channels, _linear_init, self.dtype, name="out")(out.reshape(batch, height, width, channels))
 
 
 class Mlp(nn.Module):
@@ -95,11 +94,11 @@ class Mlp(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         channels = x.shape[-1]
-        x = nn.Dense(self.hidden, dtype=self.dtype, kernel_init=_linear_init, name="expand")(x)
+        x = Linear(self.hidden, _linear_init, self.dtype, name="expand")(x)
         kernel = Kernel((3, 3, 1, self.hidden), _conv_init(9), name="dwconv")()[:, :, 0]
         bias = self.param("dwconv_bias", nn.initializers.zeros, (self.hidden,), jnp.float32)
         x = depthwise(x, kernel.astype(x.dtype)) + bias.astype(x.dtype)
-        return nn.Dense(channels, dtype=self.dtype, kernel_init=_linear_init, name="contract")(nn.gelu(x, approximate=False))
+        return Linear(channels, _linear_init, self.dtype, name="contract")(gelu(x))
 
 
 class Block(nn.Module):
@@ -111,11 +110,11 @@ class Block(nn.Module):
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, x: Array, factors: Float[Array, "2 batch"] | None) -> tuple[Array, None]:
+    def __call__(self, x: Array, factors: Float[Array, "batch 2"] | None) -> tuple[Array, None]:
         """`factors` is what stochastic depth multiplies the two residual branches by; None outside training."""
 
         def residual(branch: int, y: Array) -> Array:
-            return y if factors is None else y * factors[branch, :, None, None, None].astype(y.dtype)
+            return y if factors is None else y * factors[:, branch, None, None, None].astype(y.dtype)
 
         def norm(name: str, y: Array) -> Array:
             return nn.LayerNorm(BLOCK_NORM_EPSILON, dtype=self.dtype, use_fast_variance=False, name=name)(y)
@@ -144,17 +143,31 @@ class PvtV2(nn.Module):
         factors = None
         if train and self.config.drop_path_rate:
             rates = jnp.linspace(0.0, self.config.drop_path_rate, sum(variant.depths))
-            factors = drop_path_factors(self.make_rng("dropout"), jnp.repeat(rates, 2), x.shape[0]).reshape(-1, 2, x.shape[0])
+            factors = drop_path_factors(self.make_rng("dropout"), jnp.repeat(rates, 2), x.shape[0])
+            factors = factors.reshape(-1, 2, x.shape[0]).swapaxes(1, 2)
         maps = []
         for stage, depth in enumerate(variant.depths):
             x = PatchEmbed(variant.channels[stage], 7 if stage == 0 else 3, STRIDES[stage], self.dtype, name=f"stage{stage}_patch")(x)
             if min(x.shape[1:3]) < REDUCTIONS[stage]:
                 raise ValueError(f"PVT-v2 needs images of at least 32 x 32 pixels, got a {x.shape[1]} x {x.shape[2]} map at stage {stage}.")
             first = sum(variant.depths[:stage])
-            # One loop over the blocks, whose parameters are stacked along a leading axis: hundreds of parameters fewer, a fraction of the program.
-            blocks = nn.scan(Block, variable_axes={"params": 0}, split_rngs={"params": True}, length=depth, unroll=depth if self.unroll else 1)
-            block = blocks(HEADS[stage], REDUCTIONS[stage], variant.mlp_ratios[stage], self.dtype, name=f"stage{stage}_blocks")
-            x, _ = block(x, None if factors is None else factors[first : first + depth])
+            x = self._blocks(stage, x, None if factors is None else factors[first : first + depth])
             x = nn.LayerNorm(BLOCK_NORM_EPSILON, dtype=self.dtype, use_fast_variance=False, name=f"stage{stage}_norm")(x)
             maps.append(x)
         return tuple(maps)
+
+    def _blocks(self, stage: int, x: Array, factors: Float[Array, "depth batch 2"] | None) -> Array:
+        """A stage's blocks as one loop, their parameters stacked along a leading axis: a fraction of the parameters and of the program."""
+        variant, name = VARIANTS[self.config.variant], f"stage{stage}_blocks"
+        depth, fields = variant.depths[stage], (HEADS[stage], REDUCTIONS[stage], variant.mlp_ratios[stage], self.dtype)
+        if self.is_initializing():
+            create = nn.scan(Block, variable_axes={"params": 0}, split_rngs={"params": True}, length=depth)
+            return create(*fields, name=name)(x, factors)[0]
+        block = Block(*fields, parent=None)
+        hidden = math.prod(x.shape[1:]) * variant.mlp_ratios[stage] * self.dtype.itemsize
+
+        def step(y: Array, inputs: Any) -> tuple[Array, None]:
+            parameters, own = inputs
+            return in_chunks(lambda part: block.apply({"params": parameters}, *part)[0], (y, own), hidden, self.unroll), None
+
+        return jax.lax.scan(step, x, (self.variables["params"][name], factors), unroll=depth if self.unroll else 1)[0]
