@@ -86,6 +86,8 @@ class SemanticGuidedFusion(nn.Module):
     modalities: tuple[str, ...]
     classes: int
     dtype: jnp.dtype
+    unroll: bool = False
+    """Compile without loops, for the compiler's cost analysis."""
 
     def heads(self, channels: int) -> int:
         """[C] Eight heads, or fewer where that would leave fewer than 8 channels to a head."""
@@ -114,7 +116,7 @@ class SemanticGuidedFusion(nn.Module):
         spatial = {k: v.astype(self.dtype) for k, v in AttentionKernels(channels, name="spatial")().items()}
         robust = {k: v.astype(self.dtype) for k, v in AttentionKernels(channels, name="robustness")().items()}
 
-        spread = depthwise(features, depthwise_kernels)  # one call for all modalities
+        spread = depthwise(features, depthwise_kernels, self.unroll)  # one call for all modalities
 
         def fuse(samples: tuple[Array, Array, Array, Array | None, Array | None]) -> Fused:
             features, spread, available, drawn, drawn_available = samples
@@ -134,8 +136,8 @@ class SemanticGuidedFusion(nn.Module):
 
         positions = math.prod(features.shape[1:4])
         widest = max(channels, self.classes * heads) * 4
-        fused: Fused = in_chunks(fuse, (features, spread, available, drawn, drawn_available), positions * widest)
-        return fused
+        fused_samples: Fused = in_chunks(fuse, (features, spread, available, drawn, drawn_available), positions * widest, self.unroll)
+        return fused_samples
 
     def _spatial_perceptron(
         self, prototypes: Array, semantic: Array, available: Array, kernels: dict[str, Array], heads: int

@@ -73,7 +73,7 @@ def gelu(x: Float[Array, "*any"]) -> Float[Array, "*any"]:
 # --- depthwise convolution -------------------------------------------------------------------------------------------
 
 
-def _shifted_products(x: Array, kernel: Array) -> Array:
+def _shifted_products(x: Array, kernel: Array, unroll: bool = False) -> Array:
     rows, columns = kernel.shape[-3:-1]
     height, width = x.shape[-3:-1]
     padded = jnp.pad(x, [(0, 0)] * (x.ndim - 3) + [(rows // 2,) * 2, (columns // 2,) * 2, (0, 0)])
@@ -85,7 +85,7 @@ def _shifted_products(x: Array, kernel: Array) -> Array:
             total = total + strip[..., j : j + width, :] * taps[..., j : j + 1, :]
         return total
 
-    if rows <= 3:
+    if rows <= 3 or unroll:
         return functools.reduce(lambda total, i: add_row(i, total), range(rows), jnp.zeros_like(x))
     # A loop, not only to compile a row once: what leaves a loop is in memory, and no reader of it computes the taps anew.
     return lax.fori_loop(0, rows, add_row, jnp.zeros_like(x))
@@ -121,13 +121,16 @@ def _depthwise_cpu_backward(residuals: tuple[Array, Array], gradient: Array) -> 
 _depthwise_cpu.defvjp(_depthwise_cpu_forward, _depthwise_cpu_backward)
 
 
-def depthwise(x: Float[Array, "batch *group height width channels"], kernel: Float[Array, "*group rows columns channels"]) -> Array:
+def depthwise(
+    x: Float[Array, "batch *group height width channels"], kernel: Float[Array, "*group rows columns channels"], unroll: bool = False
+) -> Array:
     """Depthwise convolution of stride 1, zero padding and odd kernels; with a group axis, one kernel stack per group.
 
+    `unroll` is for the compiler's cost analysis, which counts a loop once.
     XLA's grouped convolution is 6 to 23 times slower than shifted products on CPU (docs/benchmarks.md); elsewhere it is the one to use.
     """
     if jax.default_backend() == "cpu":
-        return _depthwise_cpu(x, kernel)
+        return _shifted_products(x, kernel, unroll) if unroll else _depthwise_cpu(x, kernel)
     if x.ndim == 5:  # one convolution over group x channels
         batch, group, height, width, channels = x.shape
         side_by_side = jnp.moveaxis(x, 1, 3).reshape(batch, height, width, group * channels)
@@ -143,7 +146,7 @@ CACHED = 2**20
 """Bytes of one intermediate array that two cores keep in their caches [C]."""
 
 
-def in_chunks(f: Callable[[Any], Array], inputs: Any, bytes_each: int, unroll: bool = False) -> Array:
+def in_chunks(f: Callable[[Any], Any], inputs: Any, bytes_each: int, unroll: bool = False) -> Any:
     """`f(inputs)`, for an `f` that works on each element of the leading axis alone; `bytes_each` is its largest intermediate array's part.
 
     On one CPU device `f` runs on few elements at a time, so that what it computes stays in the cache, and its gradient computes it again

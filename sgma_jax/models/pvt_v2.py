@@ -131,7 +131,7 @@ class PvtV2(nn.Module):
     config: PvtV2Config
     dtype: jnp.dtype
     unroll: bool = False
-    """Compile every block on its own. A loop compiles a stage's equal blocks once, but the compiler's cost analysis counts it once too."""
+    """Compile without loops, for the compiler's cost analysis."""
 
     @nn.compact
     def __call__(

@@ -28,7 +28,7 @@ class Sgma(nn.Module):
     modalities: tuple[str, ...]
     classes: int
     unroll: bool = False
-    """Compile every block of the encoder on its own, for the compiler's cost analysis."""
+    """Compile without loops, for the compiler's cost analysis, which counts a loop once."""
 
     def setup(self) -> None:
         """Name the parts; `encoder`, `fusion_0` .. `fusion_3` and `head` are the roots of the parameter paths."""
@@ -38,7 +38,7 @@ class Sgma(nn.Module):
             self.stem = {m: nn.Dense(3, use_bias=False, dtype=dtype) for m in self.modalities}
         fusion = self.config.fusion
         self.fusion: list[nn.Module] = [
-            MeanFusion() if isinstance(fusion, MeanFusionConfig) else SemanticGuidedFusion(fusion, self.modalities, self.classes, dtype)
+            MeanFusion() if isinstance(fusion, MeanFusionConfig) else SemanticGuidedFusion(fusion, self.modalities, self.classes, dtype, self.unroll)
             for _ in STRIDES
         ]
         self.head = AllMlpHead(self.classes, self.config.head_width, self.config.head_dropout, dtype)
