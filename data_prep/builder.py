@@ -20,7 +20,6 @@ import numpy as np
 import tensorflow_datasets as tfds
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
-from rich.table import Table
 from rich.text import Text
 from tensorflow_datasets.core.dataset_builder import FileReaderBuilder
 
@@ -104,25 +103,6 @@ def convert(conversion: Conversion[Any], out: Path, *, overwrite: bool = False, 
         (finished / MANIFEST).write_text(manifest_to_json(manifest), encoding="utf-8")
         publish(finished, out, folder / "previous")
     return manifest
-
-
-def print_summary(manifest: Manifest, out: Path) -> None:
-    """What was written and where, as a person wants to see it after a conversion."""
-    table = Table(title=f"{manifest.schema.name}: {out}", title_justify="left")
-    table.add_column("")
-    for split in manifest.splits:
-        table.add_column(split, justify="right")
-    every = list(manifest.splits.values())
-    rows: list[tuple[str, list[int]]] = [("records", [counts.records for counts in every])]
-    rows += [(f"  with {name}", [counts.records_available[i] for counts in every]) for i, name in enumerate(manifest.schema.names)]
-    rows += [(f"pixels {name}", [counts.labelled_pixels[i] for counts in every]) for i, name in enumerate(manifest.schema.classes)]
-    rows += [("pixels ignored", [counts.ignored_pixels for counts in every])]
-    for name, numbers in rows:
-        table.add_row(name, *(f"{number:,}" for number in numbers))
-    console = Console()
-    console.print(table)
-    for finding in manifest.findings:
-        console.print(f"note: {finding}", markup=False, highlight=False)
 
 
 class Tiles(FileReaderBuilder):

@@ -17,7 +17,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import tyro
 
-from data_prep.builder import Conversion, convert, print_summary
+from data_prep.builder import Conversion, convert
 from data_prep.deliver_files import arrange, is_deliver
 from data_prep.deliver_pixels import CLASSES, PALETTE, decode_label, read_image, read_label
 from data_prep.deliver_survey import Frame, Survey, survey_frames
@@ -29,6 +29,7 @@ from data_prep.tiling import Span, ignore_foreign, overlap_of, spans
 from data_prep.workspace import check_target, workspace
 from sgma_jax.data.schema import IGNORE, SPLITS, Example, Modality, Schema
 from sgma_jax.errors import InputError, one_line_errors
+from sgma_jax.reporting.tables import print_dataset
 
 NAME = "DELIVER"
 
@@ -101,7 +102,7 @@ def convert_deliver(options: Options) -> None:
             sources=tree.source_files(found.used),
             findings=(*findings, *(f"{what}: {there}" for what, there in found.inventory if what in ("weather", "failures"))),
         )
-        print_summary(convert(conversion, options.out, overwrite=options.overwrite, **workers), options.out)
+        print_dataset(convert(conversion, options.out, overwrite=options.overwrite, **workers), options.out)
 
 
 def schema(tile: int, kinds: Mapping[str, tuple[int, str]], name: str = "deliver") -> Schema:

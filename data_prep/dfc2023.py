@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import tyro
 
-from data_prep.builder import Conversion, convert, print_summary
+from data_prep.builder import Conversion, convert
 from data_prep.dfc2023_files import SENSORS, arrange, is_dfc2023
 from data_prep.dfc2023_pixels import compose, read_sensor
 from data_prep.dfc2023_survey import Scene, Survey, survey_scenes
@@ -28,6 +28,7 @@ from data_prep.tiling import Span, ignore_foreign, overlap_of, spans
 from data_prep.workspace import check_target, workspace
 from sgma_jax.data.schema import IGNORE, SPLITS, Example, Modality, Schema
 from sgma_jax.errors import InputError, one_line_errors
+from sgma_jax.reporting.tables import print_dataset
 
 NAME = "DFC2023 track 2"
 UNITS = {"rgb": (3, "digital number", "uint8"), "dsm": (1, "metre", "float32"), "sar": (1, "decibel", "float32")}
@@ -100,7 +101,7 @@ def convert_dfc2023(options: Options) -> None:
             sources=tree.source_files(found.used),
             findings=findings,
         )
-        print_summary(convert(conversion, options.out, overwrite=options.overwrite, **workers), options.out)
+        print_dataset(convert(conversion, options.out, overwrite=options.overwrite, **workers), options.out)
 
 
 def schema(tile: int, name: str = "dfc2023") -> Schema:

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import tyro
 
-from data_prep.builder import Conversion, convert, print_summary
+from data_prep.builder import Conversion, convert
 from data_prep.labels import Tile, read_palette, survey_labels, tile_label
 from data_prep.parallel import ParallelOptions, parallel_arguments
 from data_prep.rasters import Box, Rasters
@@ -25,6 +25,7 @@ from data_prep.scenes import Scene, read_scenes
 from data_prep.workspace import check_target
 from sgma_jax.data.schema import DTYPES, IGNORE, Example, Modality, Schema
 from sgma_jax.errors import InputError, one_line_errors
+from sgma_jax.reporting.tables import print_dataset
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ def convert_rasters(options: Options) -> None:
             sources=_source_files(rasters, scenes, options.source),
             findings=survey.findings,
         )
-        print_summary(convert(conversion, options.out, overwrite=options.overwrite, **workers), options.out)
+        print_dataset(convert(conversion, options.out, overwrite=options.overwrite, **workers), options.out)
 
 
 @dataclass(frozen=True)

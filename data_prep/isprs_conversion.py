@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from data_prep.builder import Conversion, convert, print_summary
+from data_prep.builder import Conversion, convert
 from data_prep.findings import settle
 from data_prep.isprs import AreaOptions, AreaReader, area_schema, plan_tiles
 from data_prep.isprs_survey import AreaSurvey
@@ -14,6 +14,7 @@ from data_prep.parallel import parallel_arguments
 from data_prep.sources import SourceTree, open_source
 from data_prep.workspace import check_target, workspace
 from sgma_jax.data.schema import SPLITS
+from sgma_jax.reporting.tables import print_dataset
 
 
 def convert_areas(
@@ -51,4 +52,4 @@ def convert_areas(
             sources=tree.source_files(surveyed.used),
             findings=findings,
         )
-        print_summary(convert(conversion, out, overwrite=options.overwrite, **workers), out)
+        print_dataset(convert(conversion, out, overwrite=options.overwrite, **workers), out)

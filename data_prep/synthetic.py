@@ -15,12 +15,13 @@ from pathlib import Path
 import numpy as np
 import tyro
 
-from data_prep.builder import Conversion, convert, print_summary
+from data_prep.builder import Conversion, convert
 from data_prep.city import BUILDING, CAR, GROUND_SAMPLE, TREE, City, draw_city, smooth_noise
 from data_prep.parallel import ParallelOptions, parallel_arguments
 from data_prep.workspace import check_target
 from sgma_jax.data.schema import SPLITS, Example, Modality, Schema
 from sgma_jax.errors import InputError, one_line_errors
+from sgma_jax.reporting.tables import print_dataset
 
 SENSORS = ("rgb", "nir", "dsm", "sar")
 CLASSES = ("impervious", "building", "low_vegetation", "tree", "car")
@@ -96,7 +97,7 @@ def convert_city(options: Options) -> None:
         converter="data_prep.synthetic",
         options={"seed": options.seed, "size": options.size, **counts},
     )
-    print_summary(convert(conversion, options.out, overwrite=options.overwrite, **workers), options.out)
+    print_dataset(convert(conversion, options.out, overwrite=options.overwrite, **workers), options.out)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,9 @@ Reproduces: nothing; the paper reports no scores on Vaihingen. The recipe is tha
             arXiv 2603.02505).
 Expected:   not known, and not run by us.
 Cost:       12,600 steps of 16 crops of 512 x 512; not timed by us.
-Command:    python -m data_prep.vaihingen SOURCE DATA --stride 256
+Weights:    pvt_v2_b2.pth of https://github.com/whai362/PVT/releases/tag/v2
+Command:    sgma weights import pvt_v2_b2.pth --encoder pvt_v2_b2 --out weights/pvt_v2_b2.safetensors
+            python -m data_prep.vaihingen SOURCE DATA --stride 256
             sgma train experiments/vaihingen_pvt_v2_b2.py --data.path DATA --workdir RUN
             sgma evaluate RUN --split test
 """
@@ -24,7 +26,7 @@ config = TrainConfig(
         crop=512,
         batch_size=BATCH,
     ),
-    model=ModelConfig(encoder=PvtV2Config(variant="b2", drop_path_rate=0.1), dtype="bfloat16"),
+    model=ModelConfig(encoder=PvtV2Config(variant="b2", drop_path_rate=0.1), pretrained="weights/pvt_v2_b2.safetensors", dtype="bfloat16"),
     steps=200 * RECORDS // BATCH,
     warmup_steps=10 * RECORDS // BATCH,
     evaluate_every=10 * RECORDS // BATCH,

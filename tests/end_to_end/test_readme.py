@@ -15,9 +15,13 @@ import numpy as np
 import pytest
 import rasterio
 from rasterio.transform import from_origin
+from safetensors.numpy import save_file
 
+from data_prep import potsdam
 from data_prep.synthetic import render
 from sgma_jax.cli import main
+from tests.data.make_potsdam import write_potsdam
+from tests.interop.conftest import encoder_state_dict
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
@@ -28,6 +32,10 @@ COMMANDS = [line for language, text in BLOCKS if language == "" for line in text
 SHORTER = {
     "python -m data_prep.synthetic": "--size 32 --train 3 --validation 2 --test 2",
     "python -m data_prep.geotiff": "",
+    "python -m data_prep.doctor": "",
+    "python -m data_prep.potsdam": "--tile 32",
+    "sgma data show": "",
+    "sgma weights": "",
     "sgma train": "--data.modalities rgb dsm --data.bands 3 1 --data.crop 32 --data.batch-size 2 --data.evaluation-batch-size 2 "
     "--steps 2 --warmup-steps 0 --log-every 1 --evaluate-every 2",
     "sgma evaluate": "",
@@ -71,6 +79,9 @@ def users_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for index, row in enumerate(csv.DictReader(io.StringIO(table))):
         write_scene(tmp_path, {name: file for name, file in row.items() if name not in ("id", "split") and file}, index + 1)
     (tmp_path / "my_preset.py").write_text(PRESET)
+    write_potsdam(tmp_path / "ISPRS", (*potsdam.TRAIN, *potsdam.TEST), 32)
+    (tmp_path / "weights").mkdir()
+    save_file(encoder_state_dict("pvt_v2_b0"), tmp_path / "pvt_v2_b0.safetensors")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -93,7 +104,8 @@ def test_every_command_of_the_readme_runs(users_folder: Path, monkeypatch: pytes
             monkeypatch.setattr(sys, "argv", arguments)
             main()
     assert {p.name for p in (users_folder / "runs/first/evaluation").iterdir()} == {"test.json", "test_zero.json"}
-    assert (users_folder / "runs/mine/run/evaluation/test.json").is_file()
+    for written in ("runs/mine/run/evaluation/test.json", "runs/potsdam/data/manifest.json", "city.png", "first.safetensors"):
+        assert (users_folder / written).is_file()
 
 
 def test_every_file_that_the_readme_names_is_there() -> None:
