@@ -14,8 +14,8 @@ ROOT = Path(__file__).resolve().parents[1]
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# LLVM's expensive passes are nearly half of the compilation, and the tests' programs run for milliseconds.
-os.environ.setdefault("XLA_FLAGS", "--xla_llvm_disable_expensive_passes=true")
+# Optimising is more than half of the compilation, and the tests' programs run for milliseconds.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 # Few examples, because each shape compiles anew; the same ones in every run, so that CI never fails by chance.
 settings.register_profile("default", max_examples=15, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])

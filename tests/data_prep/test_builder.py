@@ -230,8 +230,9 @@ def test_killed_midway_out_is_not_there_and_the_next_run_completes(tmp_path: Pat
     command = [sys.executable, "-m", "data_prep.synthetic", str(tmp_path / "out"), "--size", "512", "--train", "200"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
-    while not list(tmp_path.rglob("*.array_record*")) and time.monotonic() < deadline:
+    while not list(tmp_path.rglob("try-*/records")) and time.monotonic() < deadline:
         time.sleep(0.02)
+    assert time.monotonic() < deadline, "no shard was begun"
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert [p.name for p in tmp_path.iterdir()] != []

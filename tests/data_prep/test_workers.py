@@ -150,6 +150,8 @@ def at_work(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # A shell that runs the tests in the background leaves SIGINT ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 120
     while len(list(begun.iterdir())) < 2 and time.monotonic() < deadline:

@@ -97,9 +97,10 @@ def test_a_preset_fits_every_split_of_its_converted_set(converted: Callable[[str
 PRESETS = [f"{name}_{encoder}" for name in SETS for encoder in ("pvt_v2_b2", "resnet50")]
 
 
-@pytest.mark.parametrize("preset", [p if p == "dfc2023_pvt_v2_b2" else pytest.param(p, marks=pytest.mark.slow) for p in PRESETS])
+@pytest.mark.slow  # each has a program of its own to compile
+@pytest.mark.parametrize("preset", PRESETS)
 def test_a_preset_trains_on_its_converted_set(converted: Callable[[str], Path], preset: str) -> None:
-    """Two steps each; by default of one preset alone, because each has a program of its own to compile."""
+    """Two steps each."""
     config = small(preset, converted(preset.split("_")[0]))
     source = open_split(config.data, "train")
     mesh = make_mesh(config.fsdp)
