@@ -9,7 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sgma_jax.models.layers import MaskedBatchNorm, _depthwise_cpu, depthwise, drop_path_factors, masked_softmax, resize
+from sgma_jax.models.layers import (
+    MaskedBatchNorm,
+    _depthwise_cpu,
+    depthwise,
+    drop_path_factors,
+    gelu,
+    in_chunks,
+    masked_softmax,
+    resize,
+    strided_convolution,
+)
 
 
 def grouped_convolution(x, kernel):
@@ -75,6 +85,43 @@ def test_batch_norm_sees_only_the_masked_positions_and_keeps_torchs_running_stat
     still = norm.apply({**variables, **updates}, x, mask, False)
     stats = {k: np.asarray(v) for k, v in updates["batch_stats"].items()}
     np.testing.assert_allclose(still, (x - stats["mean"]) / np.sqrt(stats["var"] + 1e-5), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("height", "width", "size", "stride", "padding"), [(33, 47, 7, 4, 3), (17, 9, 3, 2, 1), (16, 19, 8, 8, 0), (5, 8, 3, 1, 1)])
+def test_a_strided_convolution_and_its_gradients_are_the_compilers_own(height: int, width: int, size: int, stride: int, padding: int) -> None:
+    rng = np.random.default_rng(0)
+    x, kernel = rng.normal(size=(2, height, width, 3)).astype(np.float32), rng.normal(size=(size, size, 3, 5)).astype(np.float32)
+
+    def theirs(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return jax.lax.conv_general_dilated(x, kernel, (stride,) * 2, ((padding,) * 2,) * 2, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+    expected, pull = jax.vjp(theirs, x, kernel)
+    got, mine = jax.vjp(lambda x, kernel: strided_convolution(x, kernel, stride, padding), x, kernel)
+    np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
+    direction = rng.normal(size=expected.shape).astype(np.float32)
+    for gradient, other in zip(mine(direction), pull(direction), strict=True):
+        np.testing.assert_allclose(gradient, other, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("bytes_each", [1, 2**19, 2**30])
+def test_chunks_change_neither_values_nor_gradients(bytes_each: int) -> None:
+    """All at once, two at a time, one at a time."""
+    x, w = np.random.default_rng(0).normal(size=(6, 3, 4)).astype(np.float32), np.ones((4, 2), np.float32)
+
+    def f(part: tuple[jax.Array, None], w: jax.Array) -> jax.Array:
+        return jnp.tanh(part[0] @ w)
+
+    expected, pull = jax.vjp(lambda x, w: f((x, None), w), x, w)
+    got, mine = jax.vjp(lambda x, w: in_chunks(lambda part: f(part, w), (x, None), bytes_each), x, w)
+    np.testing.assert_allclose(got, expected, rtol=1e-6)
+    for gradient, other in zip(mine(expected), pull(expected), strict=True):
+        np.testing.assert_allclose(gradient, other, rtol=1e-5, atol=1e-6)
+
+
+def test_gelu_is_the_exact_one() -> None:
+    x = np.linspace(-9, 9, 1001, dtype=np.float32)
+    np.testing.assert_allclose(gelu(x), jax.nn.gelu(x, approximate=False), rtol=1e-6, atol=2e-6)
+    np.testing.assert_allclose(jax.grad(lambda y: gelu(y).sum())(x), jax.grad(lambda y: jax.nn.gelu(y, approximate=False).sum())(x), atol=2e-6)
 
 
 def test_stochastic_depth_drops_each_branch_of_each_sample_at_its_rate_and_keeps_the_mean() -> None:
