@@ -8,10 +8,9 @@ import logging
 import os
 import runpy
 import sys
-import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import tyro
 from absl import logging as absl_logging
@@ -223,15 +222,8 @@ def _prepare_jax() -> None:
     # What goes wrong in Orbax's background threads is raised in the foreground too; their own log of it is noise.
     absl_logging.set_verbosity(absl_logging.FATAL)
     logging.getLogger("asyncio").setLevel(logging.CRITICAL + 1)
-    sys.excepthook = _tell_of_the_main_thread
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "sgma_jax"
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
-
-
-def _tell_of_the_main_thread(*error: Any) -> None:
-    """TensorStore's threads print what they cannot deliver, by this hook (Python's own threads have another)."""
-    if threading.current_thread() is threading.main_thread():
-        sys.__excepthook__(*error)
 
 
 COMMANDS = {"train": train, "evaluate": evaluate, "inspect": inspect, "data": data, "weights": weights}
