@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,11 +23,11 @@ from data_prep.deliver_survey import Frame, Survey, survey_frames
 from data_prep.findings import settle
 from data_prep.parallel import ParallelOptions, parallel_arguments
 from data_prep.rasters import Rasters
-from data_prep.sources import SourceTree, open_source
-from data_prep.tiling import Span, ignore_foreign, overlap_of, spans
-from data_prep.workspace import check_target, workspace
+from data_prep.sources import SourceTree, open_source_beside
+from data_prep.tiling import Span, check_tiling, ignore_foreign, overlap_of, spans
+from data_prep.workspace import check_target
 from sgma_jax.data.schema import IGNORE, SPLITS, Example, Modality, Schema
-from sgma_jax.errors import InputError, one_line_errors
+from sgma_jax.errors import one_line_errors
 from sgma_jax.reporting.tables import print_dataset
 
 NAME = "DELIVER"
@@ -73,17 +72,10 @@ def survey(tree: SourceTree, options: Options) -> Survey:
 
 def convert_deliver(options: Options) -> None:
     """Check everything, then write the converted set."""
-    _check_options(options)
+    check_tiling(options.tile, options.stride)
     workers = parallel_arguments(options.parallel)
     check_target(options.out, options.overwrite)
-    source, out = options.source.absolute(), options.out.resolve()  # other processes may stand elsewhere
-    # Archives are unpacked beside OUT, where there must be room for the result anyway, and not in the folder in which it is made:
-    # each of the two is cleared away on its own.
-    with (
-        workspace(out.with_name(f"{out.name}.source")) as scratch,
-        open_source(source, scratch) as tree,
-        contextlib.closing(Rasters()) as rasters,
-    ):
+    with open_source_beside(options.source, options.out) as tree, contextlib.closing(Rasters()) as rasters:
         found = survey(tree, options)
         findings = settle(found.findings, options.accept)
         conversion = Conversion(
@@ -164,18 +156,9 @@ class TileReader:
         )
 
 
-def _check_options(options: Options) -> None:
-    if not 16 <= options.tile <= 8192:
-        raise InputError(f"--tile is {options.tile}; it must lie between 16 and 8192 pixels.")
-    if options.stride is not None and not 0 < options.stride <= options.tile:
-        raise InputError(f"--stride is {options.stride}; it must be at least 1 and at most --tile ({options.tile}).")
-
-
 @one_line_errors
 def main() -> None:
     """The command."""
-    # rasterio logs what it also raises; the user gets one line.
-    logging.getLogger("rasterio").addHandler(logging.NullHandler())
     convert_deliver(tyro.cli(Options, prog="python -m data_prep.deliver"))
 
 

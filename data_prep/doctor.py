@@ -8,7 +8,6 @@ says what to do about it. 2: bad input, such as a source that is no set known he
 from __future__ import annotations
 
 import dataclasses
-import logging
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -112,8 +111,6 @@ def _other_findings(found: PublicSet, tree: SourceTree, known: Sequence[Finding]
 @one_line_errors
 def main() -> None:
     """The command."""
-    # rasterio logs what it also raises; the user gets one line.
-    logging.getLogger("rasterio").addHandler(logging.NullHandler())
     if not examine(tyro.cli(Options, prog="python -m data_prep.doctor").source):
         raise SystemExit(1)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from data_prep.labels import Tile, read_palette, survey_labels, tile_label
 from data_prep.parallel import ParallelOptions, parallel_arguments
 from data_prep.rasters import Box, Rasters
 from data_prep.scenes import Scene, read_scenes
+from data_prep.tiling import check_tiling
 from data_prep.workspace import check_target
 from sgma_jax.data.schema import DTYPES, IGNORE, Example, Modality, Schema
 from sgma_jax.errors import InputError, one_line_errors
@@ -173,8 +173,7 @@ def _source_files(rasters: Rasters, scenes: Sequence[Scene], source: Path) -> di
 
 
 def _check_options(options: Options) -> None:
-    if not 16 <= options.tile <= 8192:
-        raise InputError(f"--tile is {options.tile}; it must lie between 16 and 8192 pixels.")
+    check_tiling(options.tile)
     if not 0 <= options.overlap < options.tile:
         raise InputError(f"--overlap is {options.overlap}; it must be at least 0 and less than --tile ({options.tile}).")
 
@@ -182,8 +181,6 @@ def _check_options(options: Options) -> None:
 @one_line_errors
 def main() -> None:
     """The command."""
-    # rasterio logs what it also raises; the user gets one line.
-    logging.getLogger("rasterio").addHandler(logging.NullHandler())
     convert_rasters(tyro.cli(Options, prog="python -m data_prep.geotiff"))
 
 

@@ -21,7 +21,7 @@ from data_prep.labels import Tile
 from data_prep.parallel import ParallelOptions
 from data_prep.rasters import Rasters
 from data_prep.sources import SourceTree
-from data_prep.tiling import spans
+from data_prep.tiling import check_tiling, spans
 from sgma_jax.data.schema import IGNORE, SPLITS, Example, Modality, Schema
 from sgma_jax.errors import InputError
 
@@ -154,10 +154,7 @@ def area_schema(name: str, modalities: tuple[Modality, ...], options: AreaOption
 
 def check_options(options: AreaOptions, sensors: Sequence[str]) -> None:
     """Raise InputError for an option that cannot be meant."""
-    if not 16 <= options.tile <= 8192:
-        raise InputError(f"--tile is {options.tile}; it must lie between 16 and 8192 pixels.")
-    if options.stride is not None and not 1 <= options.stride <= options.tile:
-        raise InputError(f"--stride is {options.stride}; it must lie between 1 and --tile ({options.tile}), or pixels would be left out.")
+    check_tiling(options.tile, options.stride)
     for name in options.modalities:
         if name not in sensors:
             raise InputError(f"--modalities names {name!r}; this set has {', '.join(sensors)}.")

@@ -11,8 +11,8 @@ from data_prep.findings import settle
 from data_prep.isprs import AreaOptions, AreaReader, area_schema, plan_tiles
 from data_prep.isprs_survey import AreaSurvey
 from data_prep.parallel import parallel_arguments
-from data_prep.sources import SourceTree, open_source
-from data_prep.workspace import check_target, workspace
+from data_prep.sources import SourceTree, open_source_beside
+from data_prep.workspace import check_target
 from sgma_jax.data.schema import SPLITS
 from sgma_jax.reporting.tables import print_dataset
 
@@ -23,12 +23,7 @@ def convert_areas(
     """Check everything, then write the converted set; `choices` are the options that only this set has."""
     workers = parallel_arguments(options.parallel)
     check_target(out, options.overwrite)
-    workers = parallel_arguments(options.parallel)
-    source = source.absolute()  # other processes may stand elsewhere
-    # Archives are unpacked beside OUT, where there must be room for the result anyway, and not in the folder in which it is made:
-    # each of the two is cleared away on its own.
-    unpacked = out.resolve().with_name(f"{out.resolve().name}.source")
-    with workspace(unpacked) as scratch, open_source(source, scratch) as tree:
+    with open_source_beside(source, out) as tree:
         surveyed = survey(tree)
         findings = settle(surveyed.findings, options.accept)
         schema = area_schema(options.name, surveyed.modalities, options)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import logging
 import statistics
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -114,8 +113,6 @@ def convert_potsdam(options: Options) -> None:
 @one_line_errors
 def main() -> None:
     """The command."""
-    # rasterio logs what it also raises; the user gets one line.
-    logging.getLogger("rasterio").addHandler(logging.NullHandler())
     convert_potsdam(tyro.cli(Options, prog="python -m data_prep.potsdam"))
 
 

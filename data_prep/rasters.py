@@ -6,6 +6,7 @@ on the tile and not on the scene, and nothing is copied to disk.
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections import OrderedDict
 from pathlib import Path
@@ -27,6 +28,9 @@ CACHE_MB = 256
 """Decoded blocks that GDAL keeps, per process. Left to itself it would take a share of the machine's memory, which others may need."""
 COARSER = 1.5
 """A source with more pixels than this per pixel of the label is averaged, otherwise interpolated."""
+
+# rasterio logs what it also raises; the user gets one line.
+logging.getLogger("rasterio").addHandler(logging.NullHandler())
 
 
 class Box(NamedTuple):

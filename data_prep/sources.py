@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from data_prep.workspace import workspace
 from sgma_jax.errors import InputError, is_disk_full
 
 NESTING = 2
@@ -45,6 +46,18 @@ class SourceTree:
             archive = next((a for a in self.archives if name.startswith(f"{a}/")), None)
             named[archive or name] = self.archives[archive] if archive else path
         return named
+
+
+@contextlib.contextmanager
+def open_source_beside(source: Path, out: Path) -> Iterator[SourceTree]:
+    """As `open_source`, with archives unpacked beside OUT, where there must be room for the result anyway.
+
+    Not in the folder in which the result is made: each of the two is cleared away on its own. Files are named absolutely, because
+    other processes, which may stand elsewhere, read them too.
+    """
+    out = out.resolve()
+    with workspace(out.with_name(f"{out.name}.source")) as scratch, open_source(source.absolute(), scratch) as tree:
+        yield tree
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sgma_jax.data.schema import IGNORE
+from sgma_jax.errors import InputError
 
 
 class Span(NamedTuple):
@@ -18,6 +19,14 @@ class Span(NamedTuple):
     """One past the last pixel that is both in the tile and in the scene; beyond it the tile is padding."""
     owned: tuple[int, int]
     """Half-open range of the scene's pixels that are more central in this tile than in any other. Tiles' ranges partition the scene."""
+
+
+def check_tiling(tile: int, stride: int | None = None) -> None:
+    """Raise InputError for a --tile or a --stride that cannot be meant."""
+    if not 16 <= tile <= 8192:
+        raise InputError(f"--tile is {tile}; it must lie between 16 and 8192 pixels.")
+    if stride is not None and not 1 <= stride <= tile:
+        raise InputError(f"--stride is {stride}; it must lie between 1 and --tile ({tile}), or pixels would be left out.")
 
 
 def spans(length: int, tile: int, overlap: int) -> list[Span]:

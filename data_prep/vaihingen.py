@@ -8,7 +8,6 @@ are looked for, and what is done about each flaw of the published copies.
 from __future__ import annotations
 
 import contextlib
-import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -78,8 +77,6 @@ def convert_vaihingen(options: Options) -> None:
 @one_line_errors
 def main() -> None:
     """The command."""
-    # rasterio logs what it also raises; the user gets one line.
-    logging.getLogger("rasterio").addHandler(logging.NullHandler())
     convert_vaihingen(tyro.cli(Options, prog="python -m data_prep.vaihingen"))
 
 

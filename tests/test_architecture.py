@@ -26,7 +26,7 @@ FLOORS = (
     ("sgma_jax.models", "sgma_jax.data.source", "sgma_jax.data.transforms"),
     ("sgma_jax.data.pipeline", "sgma_jax.optimization"),
     ("sgma_jax.checkpointing", "sgma_jax.reporting"),
-    ("sgma_jax.evaluation", "sgma_jax.interop"),
+    ("sgma_jax.evaluation", "sgma_jax.interop", "sgma_jax.training_step"),
     ("sgma_jax.training",),
     ("sgma_jax.cli",),
 )

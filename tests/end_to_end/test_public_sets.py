@@ -20,7 +20,7 @@ from sgma_jax.data.pipeline import open_split, training_batches
 from sgma_jax.data.schema import IGNORE, SPLITS
 from sgma_jax.sampling import SamplingTable
 from sgma_jax.sharding import make_mesh, put_batch
-from sgma_jax.training import make_train_step, state_initializer
+from sgma_jax.training_step import make_train_step, state_initializer
 from tests.data.make_deliver import make_deliver
 from tests.data.make_dfc2023 import make_dfc2023
 from tests.data.make_vaihingen import write_vaihingen

@@ -17,7 +17,8 @@ from sgma_jax.checkpointing import Checkpoints, read_config
 from sgma_jax.reporting.metrics_log import read_metrics
 from sgma_jax.sampling import SamplingTable
 from sgma_jax.sharding import make_mesh
-from sgma_jax.training import fit, state_initializer
+from sgma_jax.training import fit
+from sgma_jax.training_step import state_initializer
 
 
 def lines_without_speed(run: Path) -> list[dict]:

@@ -19,7 +19,7 @@ from sgma_jax.models.sgma import make_model
 from sgma_jax.optimization import learning_rate, optimizer
 from sgma_jax.sharding import make_mesh, put_batch
 from sgma_jax.structs import Batch
-from sgma_jax.training import make_train_step, state_initializer
+from sgma_jax.training_step import make_train_step, state_initializer
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed; make test-parity installs it")
 

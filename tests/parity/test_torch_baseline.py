@@ -12,7 +12,7 @@ import pytest
 from data_prep.synthetic import Options, convert_city
 from sgma_jax.reporting.metrics_log import read_metrics
 from sgma_jax.structs import Outputs
-from sgma_jax.training import robustness_report
+from sgma_jax.training_step import robustness_report
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed; make test-parity installs it")
 
