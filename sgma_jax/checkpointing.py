@@ -5,9 +5,11 @@ from __future__ import annotations
 import base64
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import orbax.checkpoint as ocp
 from flax import serialization
 
@@ -19,6 +21,9 @@ CONFIG_FILE = "config.json"
 CHECKPOINTS = "checkpoints"
 # What may differ between a run and its continuation: where the data now lies, and how often things are looked at.
 MAY_CHANGE = {"data.path", "data.workers", "data.evaluation_batch_size", "evaluate_every", "log_every", "keep_checkpoints", "fsdp"}
+
+SPARE_DISK = 2 << 20
+"""[C] Bytes that a checkpoint takes besides its arrays: indices, metadata, and what is compressed badly."""
 
 
 class Restored(NamedTuple):
@@ -101,8 +106,26 @@ class Checkpoints:
         """The newest complete step, or None."""
         return self._manager.latest_step()
 
+    def check_room(self, state: TrainState) -> None:
+        """Raise InputError unless the disk has room for a checkpoint.
+
+        Asked before and not found out midway, because TensorStore's threads tell of each failed write on stderr by themselves.
+        """
+        needed = SPARE_DISK + sum(x.nbytes for x in jax.tree.leaves(state))  # trained floats hardly compress
+        free = shutil.disk_usage(self._manager.directory).free
+        if free < needed:
+            raise InputError(
+                f"{self._manager.directory}: the disk is full, with {free / 1e6:.0f} MB free where a checkpoint needs {needed / 1e6:.0f} MB. "
+                f"Free some space and run the same command again; it goes on from step {self.latest() or 0}."
+            )
+
     def save(self, step: int, state: TrainState, sampling: dict[str, Any], iterator: Any, manifest_hash: str) -> None:
-        """Start saving a step; what is passed in may be changed or donated as soon as this returns."""
+        """Start saving a step; what is passed in may be changed or donated as soon as this returns.
+
+        Raises InputError where the disk has no room for it; what was saved before stays.
+        """
+        self.wait()
+        self.check_room(state)
         self._manager.save(
             step,
             args=ocp.args.Composite(

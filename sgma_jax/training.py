@@ -69,6 +69,7 @@ def fit(config: TrainConfig, workdir: Path, *, stop_after: int | None = None, re
         if pretrained:
             state = start_from(state, pretrained, config)
             write_provenance(workdir, pretrained)
+    checkpoints.check_room(state)  # rather than after an hour
     stop = min(config.steps, stop_after or config.steps)
     epochs = config.steps * config.data.batch_size / len(source)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -31,3 +33,15 @@ def real_data() -> Path:
     if not Path(folder).is_dir():
         pytest.fail(f"SGMA_REAL_DATA names {folder}, which is no folder; correct or unset it")
     return Path(folder)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own, of 24 MB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(disk)], capture_output=True, check=False)
+    if mounted.returncode:
+        pytest.skip("needs the right to mount a tmpfs, to have a disk that can be filled")
+    yield disk
+    subprocess.run(["umount", "-l", str(disk)], check=True)
