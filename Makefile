@@ -1,6 +1,7 @@
 # make demo   the whole path on a synthetic city: convert, train, evaluate, pictures (minutes on 2 cores)
 # make test   the tests; make test-slow adds those that take minutes
 # make test-parity   the comparison with PyTorch, which it installs into .venv
+# make test-beam   conversion through Apache Beam, which it installs into .venv
 # make lint   ruff, formatting and mypy, as CI runs them
 # The interpreter is PYTHON (3.11 or later): make demo PYTHON=python3.12
 PYTHON ?= python3
@@ -9,7 +10,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO := runs/demo
 
-.PHONY: demo test test-slow test-parity lint format clean
+.PHONY: demo test test-slow test-parity test-beam lint format clean
 .DEFAULT_GOAL := test
 
 $(STAMP): pyproject.toml constraints.txt
@@ -43,6 +44,10 @@ test-slow: $(STAMP)
 test-parity: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,torch]'
 	$(BIN)/python -m pytest -m parity tests/parity
+
+test-beam: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,beam]'
+	$(BIN)/python -m pytest tests/data_prep/test_cluster.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
