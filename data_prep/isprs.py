@@ -21,7 +21,7 @@ from data_prep.labels import Tile
 from data_prep.parallel import ParallelOptions
 from data_prep.rasters import Rasters
 from data_prep.sources import SourceTree
-from data_prep.tiling import check_tiling, spans
+from data_prep.tiling import check_tiling, overlap_of, spans
 from sgma_jax.data.schema import IGNORE, SPLITS, Example, Modality, Schema
 from sgma_jax.errors import InputError
 
@@ -38,7 +38,7 @@ class AreaOptions:
     tile: int = 512
     """Side of the tiles in pixels."""
     stride: int | None = None
-    """Pixels from a tile to the next, by default those of a tile. In validation and test each pixel still counts in one tile only."""
+    """Pixels from a tile to the next; by default the fewest tiles cover an area evenly. Validation and test count each pixel once."""
     splits: str = "official"
     """"official", or a CSV that assigns areas to train, validation and test."""
     validation: tuple[str, ...] = ()
@@ -138,11 +138,10 @@ def area_key(identity: str) -> tuple[int, ...]:
 
 def plan_tiles(areas: Sequence[Area], options: AreaOptions) -> dict[str, list[Tile]]:
     """Per split, the tiles of its areas in the order of the areas, row by row."""
-    overlap = options.tile - (options.stride or options.tile)
     tiles: dict[str, list[Tile]] = {split: [] for split in SPLITS}
     for index, area in enumerate(areas):
-        columns = spans(area.width, options.tile, overlap)
-        tiles[area.split] += [Tile(index, area.split, row, column) for row in spans(area.height, options.tile, overlap) for column in columns]
+        rows, columns = (spans(n, options.tile, overlap_of(n, options.tile, options.stride)) for n in (area.height, area.width))
+        tiles[area.split] += [Tile(index, area.split, row, column) for row in rows for column in columns]
     return tiles
 
 

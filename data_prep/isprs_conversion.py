@@ -36,7 +36,7 @@ def convert_areas(
             options={
                 "modalities": list(schema.names),
                 "tile": options.tile,
-                "stride": options.stride or options.tile,
+                "stride": options.stride,
                 "splits": {split: [area.id for area in surveyed.areas if area.split == split] for split in SPLITS},
                 "drop": list(options.drop),
                 "clutter": options.clutter,
