@@ -1,5 +1,5 @@
 # make demo   the whole path on a synthetic city: convert, train, evaluate, pictures (minutes on 2 cores)
-# make test   the tests; make test-slow adds those that take minutes
+# make test   the tests; make test-slow those that take minutes
 # make test-parity   the comparison with PyTorch, which it installs into .venv
 # make test-beam   conversion through Apache Beam, which it installs into .venv
 # make lint   ruff, formatting and mypy, as CI runs them
@@ -39,7 +39,7 @@ test: $(STAMP)
 	$(BIN)/python -m pytest
 
 test-slow: $(STAMP)
-	$(BIN)/python -m pytest -m 'not parity'
+	$(BIN)/python -m pytest -m slow
 
 test-parity: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,torch]'
