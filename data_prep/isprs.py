@@ -21,7 +21,7 @@ from data_prep.labels import Tile
 from data_prep.parallel import ParallelOptions
 from data_prep.rasters import Rasters
 from data_prep.sources import SourceTree
-from data_prep.tiling import check_tiling, overlap_of, spans
+from data_prep.tiling import check_tiling, ignore_foreign, overlap_of, spans
 from sgma_jax.data.schema import IGNORE, SPLITS, Example, Modality, Schema
 from sgma_jax.errors import InputError
 
@@ -194,10 +194,7 @@ class AreaReader:
         colours = self.rasters.window(area.label.path, [1, 2, 3], Window(tile.column.start, tile.row.start, columns, rows))
         found = to_label(decode(colours), self.clutter)
         if tile.split != "train":
-            own = [slice(s.owned[0] - s.start, s.owned[1] - s.start) for s in (tile.row, tile.column)]
-            scored = np.zeros(found.shape, bool)
-            scored[own[0], own[1]] = True
-            found = np.where(scored, found, np.uint8(IGNORE))
+            found = ignore_foreign(found, tile.row, tile.column)
         label = np.full((self.side, self.side), IGNORE, np.uint8)
         label[:rows, :columns] = found
         return label

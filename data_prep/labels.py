@@ -12,7 +12,7 @@ from rich.progress import track
 
 from data_prep.rasters import Box, Rasters
 from data_prep.scenes import Scene
-from data_prep.tiling import Span, spans
+from data_prep.tiling import Span, ignore_foreign, spans
 from sgma_jax.data.schema import IGNORE, SPLITS
 from sgma_jax.errors import InputError
 
@@ -78,13 +78,11 @@ def tile_label(rasters: Rasters, scene: Scene, tile: Tile, side: int, ignore: in
     counts = ~_ignored(rasters, scene.label, values, ignore)
     if isinstance(scene.split, Path):
         counts &= rasters.plain(scene.split, box) == SPLIT_CODES[tile.split]
+    found = np.where(counts, values, IGNORE).astype(np.uint8)
     if tile.split != "train":
-        rows, columns = (slice(s.owned[0] - s.start, s.owned[1] - s.start) for s in (tile.row, tile.column))
-        owned = np.zeros_like(counts)
-        owned[rows, columns] = True
-        counts &= owned
+        found = ignore_foreign(found, tile.row, tile.column)
     label = np.full((side, side), IGNORE, np.uint8)
-    label[: values.shape[0], : values.shape[1]] = np.where(counts, values, IGNORE).astype(np.uint8)
+    label[: values.shape[0], : values.shape[1]] = found
     return label
 
 

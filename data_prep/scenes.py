@@ -8,10 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from data_prep.splits import WORDS
 from sgma_jax.errors import InputError
 
 RESERVED = ("label", "split", "split_raster", "id")
-SPLIT_WORDS = {"train": "train", "training": "train", "validation": "validation", "val": "validation", "test": "test"}
+SPLIT_WORDS = {word: split for word, split in WORDS.items() if split}
+"""What the column `split` may hold; a record that is in no split needs no line."""
 
 
 @dataclass(frozen=True)
