@@ -9,6 +9,7 @@ import resource
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -60,6 +61,13 @@ def test_what_was_given_comes_back_in_order_with_zeros_where_nothing_was_seen(tm
             for row, name in enumerate(("rgb", "dsm")):
                 assert stored.images[name].dtype == given.images[name].dtype
                 np.testing.assert_array_equal(stored.images[name], np.where(given.available[row][..., None], given.images[name], 0))
+
+
+def test_nothing_is_left_in_the_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    convert(conversion(), tmp_path / "out")
+    assert not list((tmp_path / "temporary").iterdir())
 
 
 def test_statistics_are_those_of_the_valid_training_pixels_alone(tmp_path: Path) -> None:
