@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,8 +17,8 @@ from sgma_jax.checkpointing import restore_newest_model
 from sgma_jax.config import DataConfig, TrainConfig
 from sgma_jax.data.pipeline import evaluation_batches, open_split, stack
 from sgma_jax.data.source import Source
-from sgma_jax.data.transforms import to_sample
-from sgma_jax.metrics import confusion_matrix, evaluation_report
+from sgma_jax.data.transforms import padding_like, to_sample
+from sgma_jax.metrics import CALIBRATION_BINS, LEVELS_PER_BIN, Tally, confidence_histogram, confusion_matrix, evaluation_report
 from sgma_jax.modalities import subsets
 from sgma_jax.models.sgma import Sgma, initial_variables, make_model
 from sgma_jax.reporting.atomic import write_atomically
@@ -48,6 +48,17 @@ def predict_subset(
     return outputs._replace(answered=there.any(1))
 
 
+class Answer(NamedTuple):
+    """What a subset of the sensors answers, pixel by pixel."""
+
+    classes: Any
+    """[batch, height, width] class codes; 255 where no sensor of the subset saw anything."""
+    confidence: Any
+    """[batch, height, width] float32: probability of that class; of no meaning where the class is 255."""
+    robustness: tuple[Any, ...]
+    """Per scale [batch, modality, height, width] float32, of the subset's sensors in their order; () with mean fusion."""
+
+
 class Evaluator:
     """Scores a model on all subsets; holds the compiled programs, one per number of sensors ("skip") or one ("zero")."""
 
@@ -55,17 +66,19 @@ class Evaluator:
         self.model, self.classes, self.mesh, self.missing = model, classes, mesh, missing
         self.subsets = subsets(model.modalities)
 
-        def predict(variables: Any, batch: Batch, present: Array) -> tuple[Array, tuple[Array, ...]]:
+        def predict(variables: Any, batch: Batch, present: Array) -> Answer:
             outputs = predict_subset(model, variables, batch, present, missing)
-            return jnp.where(outputs.answered, outputs.logits.argmax(-1), IGNORE), outputs.robustness
+            confidence = jax.nn.softmax(outputs.logits).max(-1)
+            return Answer(jnp.where(outputs.answered, outputs.logits.argmax(-1), IGNORE), confidence, outputs.robustness)
 
-        def count(labels: Array, predictions: Array) -> tuple[Array, Array]:
-            matrix = confusion_matrix(labels, predictions, predictions != IGNORE, len(classes))
-            return matrix, (labels != IGNORE).sum()
+        def count(labels: Array, answered: Array, confidence: Array) -> tuple[Array, Array, Array]:
+            counted = answered != IGNORE
+            matrix = confusion_matrix(labels, answered, counted, len(classes))
+            return matrix, (labels != IGNORE).sum(), confidence_histogram(labels, answered, confidence, counted)
 
         self.predict = jax.jit(predict)
-        """Class of each pixel, 255 where no sensor saw it, and the robustness maps, of (variables, batch, present(subset)). As
-        `present` is an argument, shapes alone decide what is compiled: one program per number of sensors."""
+        """The Answer to (variables, batch, present(subset)). As `present` is an argument, shapes alone decide what is compiled: one
+        program per number of sensors."""
         self._count = jax.jit(count, out_shardings=replicated(mesh))
 
     def present(self, subset: tuple[str, ...]) -> np.ndarray:
@@ -74,23 +87,41 @@ class Evaluator:
             return np.array([self.model.modalities.index(m) for m in subset], np.int32)
         return np.array([m in subset for m in self.model.modalities])
 
-    def confusions(
-        self, variables: Any, batches: Iterable[Batch], progress: Callable[[int], None] = lambda done: None
-    ) -> dict[tuple[str, ...], tuple[np.ndarray, int]]:
-        """Per subset, the int64 confusion matrix of the split and the number of its labelled pixels."""
-        totals = {s: (np.zeros((len(self.classes),) * 2, np.int64), 0) for s in self.subsets}
+    def tally(self, variables: Any, batches: Iterable[Batch], progress: Callable[[int], None] = lambda done: None) -> dict[tuple[str, ...], Tally]:
+        """What is counted over the batches, per subset."""
+        classes, levels = len(self.classes), CALIBRATION_BINS * LEVELS_PER_BIN
+        nothing = Tally(np.zeros((classes, classes), np.int64), 0, np.zeros((levels, 2), np.int64))
+        totals = dict.fromkeys(self.subsets, nothing)
         for done, batch in enumerate(batches):
             placed = put_batch(batch, self.mesh)
-            counts = {s: self._count(placed.labels, self.predict(variables, placed, self.present(s))[0]) for s in self.subsets}
-            for subset, (matrix, labelled) in counts.items():
-                total, pixels = totals[subset]
-                totals[subset] = (total + np.asarray(matrix), pixels + int(labelled))
+            counts = {s: self._count(placed.labels, *self.predict(variables, placed, self.present(s))[:2]) for s in self.subsets}
+            for subset, (confusion, labelled, confidences) in counts.items():
+                totals[subset] = totals[subset].add(np.asarray(confusion), int(labelled), np.asarray(confidences))
             progress(done + 1)
         return totals
 
-    def report(self, confusions: dict[tuple[str, ...], tuple[np.ndarray, int]], split: str) -> dict[str, Any]:
+    def report(self, tallies: dict[tuple[str, ...], Tally], split: str) -> dict[str, Any]:
         """The evaluation as RUN/evaluation/<split>.json has it, without provenance."""
-        return evaluation_report(confusions, split, self.model.modalities, self.classes, self.missing)
+        return evaluation_report(tallies, split, self.model.modalities, self.classes, self.missing)
+
+
+class LoadedRun(NamedTuple):
+    """A run's newest checkpoint, ready to answer."""
+
+    evaluator: Evaluator
+    variables: Any
+    step: int
+    trained_on: str
+    """Manifest hash of the data set that it was trained on."""
+
+
+def load_run(folder: Path, config: TrainConfig, missing: Missing = "skip") -> LoadedRun:
+    """The model of a run's newest checkpoint; InputError for a folder that has none."""
+    mesh = make_mesh(1)
+    check_batch_size("data.evaluation_batch_size", config.data.evaluation_batch_size, mesh)
+    shapes = with_sharding(jax.eval_shape(lambda: initial_variables(config)), mesh)
+    step, variables, trained_on = restore_newest_model(folder, shapes)
+    return LoadedRun(Evaluator(make_model(config), config.data.classes, mesh, missing), variables, step, trained_on)
 
 
 def evaluate_run(folder: Path, config: TrainConfig, split: str, missing: Missing, pictures: int) -> dict[str, Any]:
@@ -99,17 +130,11 @@ def evaluate_run(folder: Path, config: TrainConfig, split: str, missing: Missing
     The file of the "zero" protocol is <split>_zero.json. Raises InputError for a folder that is no run or has no checkpoint.
     """
     source = open_split(config.data, split)
-    mesh = make_mesh(1)
-    check_batch_size("data.evaluation_batch_size", config.data.evaluation_batch_size, mesh)
-    shapes = with_sharding(jax.eval_shape(lambda: initial_variables(config)), mesh)
-    step, variables, trained_on = restore_newest_model(folder, shapes)
-
-    model = make_model(config)
-    evaluator = Evaluator(model, config.data.classes, mesh, missing)
+    evaluator, variables, step, trained_on = load_run(folder, config, missing)
     batches = evaluation_batches(config.data, source, process=jax.process_index(), processes=jax.process_count())
     with Progress(f"evaluating {split}", -(-len(source) // config.data.evaluation_batch_size)) as progress:
-        confusions = evaluator.confusions(variables, batches, progress.update)
-    report = evaluator.report(confusions, split)
+        tallies = evaluator.tally(variables, batches, progress.update)
+    report = evaluator.report(tallies, split)
     report["provenance"] = {**provenance(), "checkpoint_step": step, "manifest_hash": source.manifest_hash, "trained_on_manifest_hash": trained_on}
     name = split if missing == "skip" else f"{split}_{missing}"
     path = folder / "evaluation" / f"{name}.json"
@@ -121,21 +146,35 @@ def evaluate_run(folder: Path, config: TrainConfig, split: str, missing: Missing
     return report
 
 
+def answer_records(
+    evaluator: Evaluator, variables: Any, source: Source, config: DataConfig, records: Sequence[int]
+) -> Iterator[dict[tuple[str, ...], Answer]]:
+    """For each record in turn, every subset's Answer as numpy arrays without the batch axis; classes are uint8.
+
+    Batches are of the size that evaluation compiles.
+    """
+    everything, size = np.ones(len(source.schema.modalities), bool), config.evaluation_batch_size
+    for start in range(0, len(records), size):
+        samples = [to_sample(source[n], source.schema, n, everything) for n in records[start : start + size]]
+        batch = put_batch(stack(samples + [padding_like(samples[0])] * (size - len(samples))), evaluator.mesh)
+        answers = {s: jax.device_get(evaluator.predict(variables, batch, evaluator.present(s))) for s in evaluator.subsets}
+        for i in range(len(samples)):
+            yield {s: Answer(a.classes[i].astype(np.uint8), a.confidence[i], tuple(r[i] for r in a.robustness)) for s, a in answers.items()}
+
+
 def draw_pictures(folder: Path, evaluator: Evaluator, variables: Any, source: Source, config: DataConfig, records: int) -> list[Path]:
     """Inputs, label, every subset's prediction and the robustness maps of the split's first records, as PNG files."""
     written = []
-    for number in range(min(records, len(source))):
+    numbers = range(min(records, len(source)))
+    for number, answers in zip(numbers, answer_records(evaluator, variables, source, config, numbers), strict=True):
         example = source[number]
-        sample = to_sample(example, source.schema, number, np.ones(len(source.schema.modalities), bool))
-        batch = put_batch(stack([sample] * config.evaluation_batch_size), evaluator.mesh)  # the shape that is compiled already
-        outputs = {s: evaluator.predict(variables, batch, evaluator.present(s)) for s in evaluator.subsets}
         written += scene_picture(
             folder / f"{source.split}_{number:03}.png",
             images=example.images,
             available=example.available,
             label=example.label,
-            predictions={s: np.asarray(classes)[0].astype(np.uint8) for s, (classes, _) in outputs.items()},
-            robustness=[np.asarray(r)[0] for r in outputs[evaluator.subsets[-1]][1]],
+            predictions={s: answer.classes for s, answer in answers.items()},
+            robustness=answers[evaluator.subsets[-1]].robustness,
             classes=config.classes,
             palette=source.schema.palette,
         )

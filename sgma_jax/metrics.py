@@ -3,13 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from sgma_jax.structs import IGNORE
+
+CALIBRATION_BINS = 15
+"""[C] Equal bins of confidence in a reliability diagram, as in Guo et al. (arXiv 1706.04599)."""
+LEVELS_PER_BIN = 64
+"""[C] Levels that a bin's confidences are counted in, so that counts stay integers; a mean confidence is exact to 0.0005."""
+
+
+class Tally(NamedTuple):
+    """What is counted over a split for one subset of the sensors; tallies of parts add up."""
+
+    confusion: Int[np.ndarray, "classes classes"]
+    """int64 pixels by label (row) and prediction (column)."""
+    labelled: int
+    """Labelled pixels, also those that no sensor saw."""
+    confidences: Int[np.ndarray, "levels 2"] | None = None
+    """int64 pixels by confidence, lowest first, and whether the answer is wrong or right; None where they were not counted."""
+
+    def add(self, confusion: np.ndarray, labelled: int, confidences: np.ndarray | None = None) -> Tally:
+        """The tally with one more part counted."""
+        more = None if self.confidences is None or confidences is None else self.confidences + confidences
+        return Tally(self.confusion + confusion, self.labelled + labelled, more)
 
 
 def confusion_matrix(
@@ -22,6 +43,39 @@ def confusion_matrix(
     counted = counted & (labels != IGNORE)
     cell = jnp.where(counted, labels * classes + predictions, classes * classes)
     return jnp.bincount(cell.reshape(-1), length=classes * classes + 1)[:-1].reshape(classes, classes).astype(jnp.int32)
+
+
+def confidence_histogram(
+    labels: Int[Array, "batch height width"],
+    predictions: Int[Array, "batch height width"],
+    confidence: Float[Array, "batch height width"],
+    counted: Bool[Array, "batch height width"],
+) -> Int[Array, "levels 2"]:
+    """Labelled pixels by the probability of their answer, in equal levels from 0 to 1, and whether it is wrong (0) or right (1), int32."""
+    levels = CALIBRATION_BINS * LEVELS_PER_BIN
+    level = jnp.clip((confidence * levels).astype(jnp.int32), 0, levels - 1)
+    cell = jnp.where(counted & (labels != IGNORE), 2 * level + (predictions == labels), 2 * levels)
+    return jnp.bincount(cell.reshape(-1), length=2 * levels + 1)[:-1].reshape(levels, 2).astype(jnp.int32)
+
+
+def calibration(confidences: Int[np.ndarray, "levels 2"]) -> dict[str, Any]:
+    """Expected calibration error (ECE) and, per bin of confidence, pixels, their mean confidence and the share that is right.
+
+    The ECE is the mean of |share right - mean confidence| over the bins, weighted by their pixels (Guo et al., arXiv 1706.04599).
+    Shares are fractions; None where nothing was counted.
+    """
+    centres = (np.arange(len(confidences)) + 0.5) / len(confidences)
+    by_bin = confidences.astype(np.int64).reshape(CALIBRATION_BINS, -1, 2)
+    pixels = by_bin.sum((1, 2))
+    confidence = (by_bin.sum(2) * centres.reshape(CALIBRATION_BINS, -1)).sum(1) / np.maximum(pixels, 1)
+    accuracy = by_bin[..., 1].sum(1) / np.maximum(pixels, 1)
+    return {
+        "ece": float((pixels * np.abs(accuracy - confidence)).sum() / pixels.sum()) if pixels.any() else None,
+        "bins": [
+            {"pixels": int(n), "confidence": float(c) if n else None, "accuracy": float(a) if n else None}
+            for n, c, a in zip(pixels, confidence, accuracy, strict=True)
+        ],
+    }
 
 
 def scores(confusion: Int[np.ndarray, "classes classes"], classes: Sequence[str]) -> dict[str, Any]:
@@ -70,7 +124,7 @@ def summarise(miou: Mapping[tuple[str, ...], float | None], modalities: tuple[st
 
 
 def evaluation_report(
-    confusions: Mapping[tuple[str, ...], tuple[np.ndarray, int]],
+    tallies: Mapping[tuple[str, ...], Tally],
     split: str,
     modalities: tuple[str, ...],
     classes: Sequence[str],
@@ -78,13 +132,20 @@ def evaluation_report(
 ) -> dict[str, Any]:
     """The evaluation as RUN/evaluation/<split>.json has it, without provenance.
 
-    `confusions` holds, per subset, the confusion matrix of the split and the number of its labelled pixels; `missing` is what absent
-    sensors were. `coverage` is the share of labelled pixels that a subset's sensors saw at all; the scores are over those.
+    `missing` is what absent sensors were. Per subset `coverage` is the share of labelled pixels that its sensors saw at all; the
+    scores are over those. `confusion` has a row per label and a column per prediction, in pixels; `calibration` is that of the
+    function of that name, None where confidences were not counted.
     """
     rows, miou = [], {}
-    for subset, (matrix, labelled) in confusions.items():
-        row = scores(matrix, classes)
+    for subset, tally in tallies.items():
+        row = scores(tally.confusion, classes)
         miou[subset] = row["miou"]
-        rows.append({"modalities": list(subset), **row, "coverage": float(matrix.sum() / labelled) if labelled else None})
+        rows.append({
+            "modalities": list(subset),
+            **row,
+            "coverage": float(tally.confusion.sum() / tally.labelled) if tally.labelled else None,
+            "confusion": tally.confusion.tolist(),
+            "calibration": None if tally.confidences is None else calibration(tally.confidences),
+        })  # fmt: skip
     header = {"split": split, "modalities": list(modalities), "classes": list(classes), "missing": missing}
     return {**header, "subsets": rows, **summarise(miou, modalities)}

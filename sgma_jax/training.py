@@ -111,7 +111,7 @@ def _evaluate(evaluator: Evaluator, state: TrainState, config: TrainConfig, vali
     """Scores on the validation split as a line of metrics.jsonl has them."""
     variables = {"params": state.params, "batch_stats": state.batch_stats}
     batches = evaluation_batches(config.data, validation, process=jax.process_index(), processes=jax.process_count())
-    report = evaluator.report(evaluator.confusions(variables, batches), "validation")
+    report = evaluator.report(evaluator.tally(variables, batches), "validation")
     miou = {"+".join(row["modalities"]): row["miou"] for row in report["subsets"]}
     last1 = report["last1"]["miou"] if report["last1"] else None
     return {"average": report["average"], "last1": last1, "miou": miou}

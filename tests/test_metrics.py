@@ -11,7 +11,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from sgma_jax.metrics import FAILURE_PROBABILITIES, confusion_matrix, scores, summarise
+from sgma_jax.metrics import (
+    CALIBRATION_BINS,
+    FAILURE_PROBABILITIES,
+    LEVELS_PER_BIN,
+    Tally,
+    calibration,
+    confidence_histogram,
+    confusion_matrix,
+    evaluation_report,
+    scores,
+    summarise,
+)
 from sgma_jax.modalities import subsets
 from sgma_jax.structs import IGNORE
 
@@ -53,6 +64,47 @@ def test_ignored_and_uncounted_pixels_change_nothing(predictions: np.ndarray, la
     assert count(labels, predictions, ~everything).sum() == 0
     other = np.where(labels == IGNORE, (predictions + 1) % K, predictions)
     np.testing.assert_array_equal(count(labels, other, everything), count(labels, predictions, everything))
+
+
+@given(labels=label_maps, predictions=prediction_maps, confidence=arrays(np.float32, SHAPE, elements=st.floats(0, 1, width=32)), counted=masks)
+def test_calibration_is_that_of_a_loop_over_the_pixels(
+    labels: np.ndarray, predictions: np.ndarray, confidence: np.ndarray, counted: np.ndarray
+) -> None:
+    histogram = np.asarray(confidence_histogram(*map(jnp.asarray, (labels, predictions, confidence, counted))))
+    assert np.issubdtype(histogram.dtype, np.integer)
+    got = calibration(histogram)
+    inside = counted & (labels != IGNORE)
+    of = np.minimum((confidence * np.float32(CALIBRATION_BINS * LEVELS_PER_BIN)).astype(int) // LEVELS_PER_BIN, CALIBRATION_BINS - 1)
+    error = 0.0
+    for number, values in enumerate(got["bins"]):
+        pixels = inside & (of == number)
+        assert values["pixels"] == pixels.sum()
+        if pixels.any():
+            accuracy, mean = (labels == predictions)[pixels].mean(), confidence[pixels].mean()
+            assert values["accuracy"] == pytest.approx(accuracy)
+            assert values["confidence"] == pytest.approx(mean, abs=0.5 / (CALIBRATION_BINS * LEVELS_PER_BIN) + 1e-6)
+            error += pixels.sum() * abs(accuracy - mean)
+        else:
+            assert values["accuracy"] is values["confidence"] is None
+    if inside.any():
+        assert got["ece"] == pytest.approx(error / inside.sum(), abs=1e-3)
+    else:
+        assert got["ece"] is None
+
+
+def test_an_evaluation_names_matrix_coverage_and_calibration_of_every_subset() -> None:
+    matrix, confidences = np.diag([1, 2, 3, 0]).astype(np.int64), np.zeros((CALIBRATION_BINS * LEVELS_PER_BIN, 2), np.int64)
+    confidences[-1] = 0, 6
+    half = Tally(matrix, 6, confidences)
+    tallies = {("rgb",): half.add(matrix, 12, confidences), ("sar",): Tally(matrix, 6), ("rgb", "sar"): Tally(0 * matrix, 0)}
+    report = evaluation_report(tallies, "test", ("rgb", "sar"), CLASSES)
+    rgb, sar, both = report["subsets"]
+    assert rgb["confusion"] == (2 * matrix).tolist()
+    assert rgb["coverage"] == pytest.approx(12 / 18)
+    assert rgb["calibration"]["ece"] == pytest.approx(0.0, abs=1e-3)
+    assert rgb["calibration"]["bins"][-1]["pixels"] == 12
+    assert sar["calibration"] is None
+    assert both["coverage"] is None
 
 
 def test_counts_stay_exact_beyond_two_to_the_24() -> None:

@@ -23,7 +23,7 @@ from sgma_jax.config import TrainConfig
 from sgma_jax.data.pipeline import evaluation_batches, open_split
 from sgma_jax.data.source import Source
 from sgma_jax.errors import InputError, one_line_errors
-from sgma_jax.metrics import evaluation_report
+from sgma_jax.metrics import Tally, evaluation_report
 from sgma_jax.modalities import subsets
 from sgma_jax.reporting.atomic import write_atomically
 from sgma_jax.reporting.provenance import provenance
@@ -46,21 +46,21 @@ class Arguments:
 
 
 @torch.no_grad()
-def confusions(model: Sgma, config: TrainConfig, source: Source, device: torch.device) -> dict[tuple[str, ...], tuple[np.ndarray, int]]:
-    """Per subset, the int64 confusion matrix of the split (rows are labels) and the number of its labelled pixels; absent sensors are skipped."""
+def tally(model: Sgma, config: TrainConfig, source: Source, device: torch.device) -> dict[tuple[str, ...], Tally]:
+    """What is counted over the split, per subset, without confidences; absent sensors are skipped."""
     model.eval()
     classes = len(config.data.classes)
-    totals = {s: (np.zeros((classes, classes), np.int64), 0) for s in subsets(config.data.modalities)}
+    totals = {s: Tally(np.zeros((classes, classes), np.int64), 0) for s in subsets(config.data.modalities)}
     for numpy_batch in evaluation_batches(config.data, source):
         batch = put_batch(numpy_batch, device)
         labelled = batch.labels != IGNORE
-        for subset, (matrix, pixels) in totals.items():
+        for subset, total in totals.items():
             with torch.autocast(device.type, torch.bfloat16, enabled=config.model.dtype == "bfloat16"):
                 outputs = model(batch.images, batch.available, present=subset)
             counted = labelled & outputs.answered
             cells = (batch.labels * classes + outputs.logits.argmax(1))[counted]
             counts = torch.bincount(cells, minlength=classes**2).view(classes, classes)
-            totals[subset] = (matrix + counts.cpu().numpy(), pixels + int(labelled.sum()))
+            totals[subset] = total.add(counts.cpu().numpy(), int(labelled.sum()))
     return totals
 
 
@@ -77,7 +77,7 @@ def evaluate_run(folder: Path, config: TrainConfig, split: str) -> dict[str, Any
         model.load_state_dict(saved["model"])
     except (RuntimeError, KeyError, TypeError, EOFError, pickle.UnpicklingError) as error:
         raise InputError(f"{path} does not hold this network's weights ({str(error).splitlines()[0]}); train the run again.") from error
-    totals = confusions(model, config, source, device)
+    totals = tally(model, config, source, device)
     report = evaluation_report(totals, split, config.data.modalities, config.data.classes)
     origin = provenance()
     report["provenance"] = {

@@ -18,7 +18,7 @@ import torch
 import tyro
 from flax.traverse_util import unflatten_dict
 
-from experiments.torch_baseline.evaluate import MODEL_FILE, confusions
+from experiments.torch_baseline.evaluate import MODEL_FILE, tally
 from experiments.torch_baseline.optimization import learning_rate, make_optimizer, put_batch, sampling_report, train_step
 from experiments.torch_baseline.sgma import Sgma
 from sgma_jax.checkpointing import CHECKPOINTS, prepare_run
@@ -88,7 +88,7 @@ def fit(config: TrainConfig, workdir: Path) -> None:
                 progress.update(done, loss=values["loss"], images_per_second=speed)
                 began, counted = time.monotonic(), done
             if done % config.evaluate_every == 0 or done == config.steps:
-                report = evaluation_report(confusions(model, config, validation, device), "validation", config.data.modalities, config.data.classes)
+                report = evaluation_report(tally(model, config, validation, device), "validation", config.data.modalities, config.data.classes)
                 miou = {"+".join(row["modalities"]): row["miou"] for row in report["subsets"]}
                 last1 = report["last1"]["miou"] if report["last1"] else None
                 log.log(done, "evaluation", {"average": report["average"], "last1": last1, "miou": miou})
