@@ -1,4 +1,4 @@
-"""The `sgma` command: train, evaluate, inspect, data, weights."""
+"""The `sgma` command: train, evaluate, report, inspect, data, weights."""
 
 from __future__ import annotations
 
@@ -15,25 +15,32 @@ from typing import Annotated, Literal
 import tyro
 from absl import logging as absl_logging
 
-from sgma_jax.config import TrainConfig, check
+from sgma_jax.config import TrainConfig, check, from_json
 from sgma_jax.errors import InputError, one_line_errors
 
 USAGE = """usage: sgma COMMAND ...
 
   sgma train PRESET --workdir RUN [--data.path DATA] [--FIELD VALUE ...]   train, or continue RUN where it stopped
   sgma evaluate RUN [--split test] [--missing skip|zero] [--pictures N]    score RUN on every subset of its sensors
+  sgma report RUN [RUN ...] --out report.html [--scenes 3]                 one HTML page: scores, scenes with switches, curves, model card
   sgma inspect PRESET [--size 512] [--json]                                parameters and multiply-adds by part
   sgma data show SET [--split train] [--n 6] [--out SHEET.png]             look at a converted set: counts, statistics, a contact sheet
   sgma weights import FILE --encoder pvt_v2_b2 --out WEIGHTS               PyTorch weights for a preset's model.pretrained
   sgma weights export RUN --out FILE [--layout transformers]               RUN's model under PyTorch's names
 
-PRESET is a Python file with `config = TrainConfig(...)`, such as experiments/demo.py. `sgma COMMAND --help` says more."""
+PRESET is a Python file with `config = TrainConfig(...)`, such as experiments/demo.py, or a run's config.json. `sgma COMMAND --help` says more."""
 
 
 def load_preset(path: Path) -> TrainConfig:
-    """The `config` of a preset; InputError where the file has none."""
+    """The `config` of a preset, or a run's config.json; InputError where the file has none."""
     if not path.is_file():
         raise InputError(f"{path}: no such preset. Give a Python file with `config = TrainConfig(...)`, such as experiments/demo.py.")
+    if path.suffix == ".json":
+        try:
+            of_a_run: TrainConfig = from_json(path.read_text(encoding="utf-8"))
+        except (InputError, ValueError) as error:
+            raise InputError(f"{path}: {error}") from error
+        return of_a_run
     try:
         config = runpy.run_path(str(path)).get("config")
     except Exception as error:
@@ -69,6 +76,22 @@ class EvaluateArguments:
     """Records of the split to draw, with the prediction of every subset and the robustness maps."""
     data_path: str | None = None
     """Where the data set lies now, if not where it was trained from."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportArguments:
+    """Write one self-contained HTML page about one or several runs that `sgma evaluate` has scored."""
+
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Folders of the runs; several stand side by side."""
+    out: Path
+    """File to write."""
+    split: str = "test"
+    """Split whose scores and scenes are shown."""
+    scenes: int = 3
+    """Records of the split to look at; 0 needs neither the data set nor a checkpoint."""
+    data_path: str | None = None
+    """Where the data set lies now, if not where the runs were trained from."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,6 +177,18 @@ def evaluate(arguments: list[str]) -> None:
     print_evaluation(evaluate_run(own.run, config, own.split, own.missing, own.pictures))
 
 
+def report(arguments: list[str]) -> None:
+    """`sgma report RUN [RUN ...] --out FILE`: writes the page and says how large it is."""
+    own = tyro.cli(ReportArguments, args=arguments, prog="sgma report")
+    if not own.runs:
+        raise InputError("sgma report needs a run: `sgma report RUN [RUN ...] --out report.html`.")
+    _prepare_jax()
+    from sgma_jax.report import write_report
+
+    written = write_report(own.runs, own.out, split=own.split, scenes=own.scenes, data_path=own.data_path)
+    print(f"{written}: {written.stat().st_size / 1e6:.1f} MB, opens in any browser, from disk")
+
+
 def inspect(arguments: list[str]) -> None:
     """`sgma inspect PRESET`: prints JSON or a table."""
     own = tyro.cli(InspectArguments, args=arguments, prog="sgma inspect")
@@ -226,7 +261,7 @@ def _prepare_jax() -> None:
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
 
 
-COMMANDS = {"train": train, "evaluate": evaluate, "inspect": inspect, "data": data, "weights": weights}
+COMMANDS = {"train": train, "evaluate": evaluate, "report": report, "inspect": inspect, "data": data, "weights": weights}
 
 
 @one_line_errors

@@ -29,6 +29,9 @@ def decode(value: Any, hint: Any, where: str = "") -> Any:
         for option in args:
             if dataclasses.is_dataclass(option) and getattr(option, "__name__", None) == kind:
                 return decode(value, option, where)
+        options = [a for a in args if a is not type(None)]
+        if len(options) == 1:
+            return decode(value, options[0], where)
     elif isinstance(hint, type) and dataclasses.is_dataclass(hint):
         if isinstance(value, dict) and value.get("kind", hint.__name__) == hint.__name__:
             return _decode_fields({name: item for name, item in value.items() if name != "kind"}, hint, where)

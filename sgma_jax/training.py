@@ -20,6 +20,7 @@ from sgma_jax.models.sgma import make_model
 from sgma_jax.optimization import learning_rate
 from sgma_jax.reporting.metrics_log import MetricsLog
 from sgma_jax.reporting.progress import Progress
+from sgma_jax.reporting.provenance import log_start
 from sgma_jax.sampling import SamplingTable
 from sgma_jax.sharding import check_batch_size, make_mesh, put_batch
 from sgma_jax.structs import TrainState
@@ -70,6 +71,8 @@ def fit(config: TrainConfig, workdir: Path, *, stop_after: int | None = None, re
             state = start_from(state, pretrained, config)
             write_provenance(workdir, pretrained)
     checkpoints.check_room(state)  # rather than after an hour
+    if jax.process_index() == 0:
+        log_start(workdir, start, f"{mesh.size} x {jax.devices()[0].device_kind}")
     stop = min(config.steps, stop_after or config.steps)
     epochs = config.steps * config.data.batch_size / len(source)
 

@@ -52,7 +52,9 @@ def scene_picture(
     files written.
     """
     path = Path(path)
-    shown = {name: _stretched(image, mask, *_ends(_visible(image)[mask])) for (name, image), mask in zip(images.items(), available, strict=True)}
+    shown = {
+        name: stretched(image, mask, *stretch_ends(visible_bands(image)[mask])) for (name, image), mask in zip(images.items(), available, strict=True)
+    }
     colours = _colours(palette)
 
     columns = max(len(images) + 1, 3)
@@ -82,12 +84,12 @@ def contact_sheet(path: Path | str, examples: Sequence[Example], schema: Schema)
     colours = _colours(schema.palette)
     ends = []
     for name, row in zip(schema.names, range(len(schema.modalities)), strict=True):
-        pixels = [_visible(e.images[name])[e.available[row]] for e in examples]
-        ends.append(_ends(np.concatenate(pixels)))
+        pixels = [visible_bands(e.images[name])[e.available[row]] for e in examples]
+        ends.append(stretch_ends(np.concatenate(pixels)))
     figure, axes = _grid(len(examples), len(schema.modalities) + 1, aspect=1.0, extra_height=0.5, extra_width=0.3)
     for line, example in zip(axes, examples, strict=True):
         for axis, name, mask, (low, high) in zip(line, schema.names, example.available, ends, strict=False):
-            _show(axis, _stretched(example.images[name], mask, low, high), f"{name}{_coverage(mask)}")
+            _show(axis, stretched(example.images[name], mask, low, high), f"{name}{_coverage(mask)}")
         labelled = (example.label != IGNORE).mean()
         _show(line[-1], colours[example.label], "label" if labelled == 1 else f"label ({100 * labelled:.0f} % there)")
         line[0].set_ylabel(example.id, fontsize=7)
@@ -186,23 +188,23 @@ def _colours(palette: Sequence[Sequence[int]]) -> Float[np.ndarray, "256 3"]:
     return colours
 
 
-def _visible(image: Float[np.ndarray, "height width bands"]) -> Float[np.ndarray, "height width visible"]:
+def visible_bands(image: Float[np.ndarray, "height width bands"]) -> Float[np.ndarray, "height width visible"]:
     """The bands that a picture can show: the first three, or the first."""
     return np.asarray(image[..., : 3 if image.shape[-1] >= 3 else 1], float)
 
 
-def _ends(pixels: Float[np.ndarray, "pixels visible"]) -> tuple[np.ndarray, np.ndarray]:
+def stretch_ends(pixels: Float[np.ndarray, "pixels visible"]) -> tuple[np.ndarray, np.ndarray]:
     """Values that become black and white, per band."""
     finite = pixels[np.isfinite(pixels).all(axis=-1)]
     low, high = np.percentile(finite, STRETCH, axis=0) if len(finite) else np.zeros((2, pixels.shape[-1]))
     return low, high
 
 
-def _stretched(
+def stretched(
     image: Float[np.ndarray, "height width bands"], mask: Bool[np.ndarray, "height width"], low: np.ndarray, high: np.ndarray
 ) -> Float[np.ndarray, "height width 3"]:
     """The first three bands, or the first one as grey, between `low` and `high`; striped dark grey where not available."""
-    bands = _visible(image)
+    bands = visible_bands(image)
     valid = mask & np.isfinite(bands).all(axis=-1)
     rows, columns = np.indices(mask.shape)
     period = max(2, max(mask.shape) // 24)

@@ -1,13 +1,17 @@
-"""Where a number comes from: the code's revision and the versions of what computed it."""
+"""Where a number comes from: the command, the code's revision and the versions of what computed it."""
 
 from __future__ import annotations
 
+import json
 import platform
+import shlex
 import subprocess
+import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+STARTS_FILE = "starts.jsonl"
 PACKAGES = ("sgma_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
@@ -18,6 +22,13 @@ def provenance() -> dict[str, Any]:
     if revision and _git(folder, "status", "--porcelain", "--untracked-files=no"):
         revision += "+changes"
     return {"git_revision": revision, "versions": {"python": platform.python_version(), **{p: version(p) for p in PACKAGES}}}
+
+
+def log_start(folder: Path, step: int, devices: str) -> None:
+    """Append to FOLDER/starts.jsonl that training begins or goes on at `step`: this process's command, devices and provenance."""
+    command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    with (folder / STARTS_FILE).open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"step": step, "command": command, "devices": devices, **provenance()}) + "\n")
 
 
 def _git(folder: Path, *arguments: str) -> str | None:

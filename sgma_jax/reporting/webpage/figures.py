@@ -1,0 +1,164 @@
+"""Numbers of the runs as the page's tables and curves show them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from markupsafe import Markup
+
+from sgma_jax.config import MeanFusionConfig, TrainConfig, differences
+from sgma_jax.reporting.webpage.charts import Axis, Line, line_chart, reliability_chart
+from sgma_jax.reporting.webpage.records import Run, SubsetScores
+
+SENSOR_COLOURS = 8
+"""How many colours style.css has for sensors; further ones begin again, dashed."""
+# What differs between machines and does not change what is learnt.
+OF_NO_CONSEQUENCE = ("name", "data.path", "data.workers", "data.evaluation_batch_size", "evaluate_every", "log_every", "keep_checkpoints", "fsdp")
+
+
+class Row(NamedTuple):
+    """A line of the table over all subsets: what it is of, and a fraction for each run."""
+
+    name: str
+    sensors: tuple[str, ...]
+    values: tuple[float | None, ...]
+    notes: tuple[str, ...] = ()
+    """Per run, what stands beside its value."""
+
+    @property
+    def best(self) -> float | None:
+        """The highest of several runs; None where there is nothing to choose."""
+        known = [v for v in self.values if v is not None]
+        return max(known) if len(self.values) > 1 and known else None
+
+
+class AblationRow(NamedTuple):
+    """A line of the ablation table in the paper's layout."""
+
+    run: Run
+    semantic_guided_fusion: bool
+    modality_aware_sampling: bool
+
+
+class Difference(NamedTuple):
+    """A field in which the runs' configurations differ, and what each has."""
+
+    field: str
+    values: tuple[str, ...]
+
+
+def subset_rows(runs: Sequence[Run]) -> list[Row]:
+    """mIoU of every subset, in the paper's order."""
+    return [Row(together(s.modalities), s.modalities, tuple(r.evaluation.of(s.modalities).miou for r in runs)) for s in runs[0].evaluation.subsets]
+
+
+def summary_rows(runs: Sequence[Run]) -> list[Row]:
+    """Average, Top-1, Last-1 and the expected mIoU when sensors fail."""
+    evaluations = [r.evaluation for r in runs]
+    rows = [Row("Average", (), tuple(e.average for e in evaluations))]
+    for name, extremes in (("Top-1", [e.top1 for e in evaluations]), ("Last-1", [e.last1 for e in evaluations])):
+        notes = tuple(together(e.modalities) if e else "" for e in extremes)
+        rows.append(Row(name, (), tuple(e.miou if e else None for e in extremes), notes))
+    for probability in evaluations[0].bernoulli:
+        values = tuple(e.bernoulli.get(probability) for e in evaluations)
+        rows.append(Row(f"Expected, each sensor lost with p = {probability}", (), values))
+    return rows
+
+
+def ablation_rows(runs: Sequence[Run]) -> list[AblationRow]:
+    """The runs by SGF and MAS, the baseline first, as in the paper's ablation; nothing where they do not differ in either."""
+    rows = [AblationRow(r, not isinstance(r.config.model.fusion, MeanFusionConfig), r.config.sampling is not None) for r in runs]
+    if len({row[1:] for row in rows}) < 2:
+        return []
+    return sorted(rows, key=lambda row: (row.modality_aware_sampling, row.semantic_guided_fusion))
+
+
+def config_differences(runs: Sequence[Run]) -> list[Difference]:
+    """Every field in which the runs' configurations differ, but for names, paths and intervals."""
+    configs = [r.config for r in runs]
+    fields = dict.fromkeys(d for other in configs[1:] for d in differences(configs[0], other) if d not in OF_NO_CONSEQUENCE)
+    return [Difference(field, tuple(_value(config, field) for config in configs)) for field in fields]
+
+
+def shown_confusions(run: Run) -> list[SubsetScores]:
+    """The subsets whose confusion matrix is shown: all sensors, and the worst."""
+    evaluation = run.evaluation
+    worst = evaluation.last1.modalities if evaluation.last1 else evaluation.modalities
+    return [evaluation.full] + ([evaluation.of(worst)] if worst != evaluation.modalities else [])
+
+
+def training_charts(runs: Sequence[Run]) -> list[list[tuple[str, Markup]]]:
+    """Per run: loss, validation mIoU of each sensor alone and on average, and MAS's probabilities, each with its title.
+
+    A quantity has one upright axis for all runs.
+    """
+    recorded = [_curves(run) for run in runs]
+    highest = max((y for curves in recorded for line in curves[0] for _, y in line.points), default=1.0)
+    axes = (Axis("cross-entropy", 0.0, highest), Axis("mIoU", 0.0, 1.0), Axis("probability", 0.0, None))
+    titles = ("Training loss", "Validation mIoU, each sensor alone", "MAS: how often each sensor is drawn")
+    return [
+        [
+            (title, line_chart(f"curve-{number}-{kind}", f"{title}, {run.label}", lines, axis))
+            for kind, (title, lines, axis) in enumerate(zip(titles, curves, axes, strict=True))
+        ]
+        for number, (run, curves) in enumerate(zip(runs, recorded, strict=True))
+    ]
+
+
+def reliability_charts(runs: Sequence[Run]) -> list[tuple[str, float | None, Markup | None]]:
+    """Name, ECE and reliability diagram: of each run with all sensors, and of a single run of each sensor alone too.
+
+    The diagram is None where confidences were not counted.
+    """
+    shown = [(run.label if len(runs) > 1 else "All sensors", run.evaluation.full) for run in runs]
+    if len(runs) == 1:
+        shown += [(f"{s.modalities[0]} alone", s) for s in runs[0].evaluation.subsets if len(s.modalities) == 1 < len(runs[0].evaluation.modalities)]
+    return [
+        (name, s.calibration.ece, reliability_chart(f"reliability-{number}", f"Reliability: {name}", s.calibration))
+        if s.calibration
+        else (name, None, None)
+        for number, (name, s) in enumerate(shown)
+    ]
+
+
+def sensor_style(sensors: Sequence[str], name: str) -> str:
+    """Class of a sensor's colour in style.css."""
+    number = list(sensors).index(name)
+    return f"c{number % SENSOR_COLOURS}" + (" dashed" if number >= SENSOR_COLOURS else "")
+
+
+def together(names: Sequence[str]) -> str:
+    """A subset as the page writes it, "rgb + nir"."""
+    return " + ".join(names)
+
+
+def row_shares(confusion: Sequence[Sequence[int]]) -> list[list[float | None]]:
+    """A confusion matrix as shares of each row, that is of each label; None for a class that has no label."""
+    return [[cell / sum(row) if sum(row) else None for cell in row] for row in confusion]
+
+
+def _curves(run: Run) -> tuple[list[Line], list[Line], list[Line]]:
+    train = [m for m in run.metrics if m.get("kind") == "train"]
+    evaluations = [m for m in run.metrics if m.get("kind") == "evaluation"]
+    sensors = run.evaluation.modalities
+
+    def points(lines: Sequence[dict[str, Any]], value: Callable[[dict[str, Any]], float | None]) -> list[tuple[float, float]]:
+        return [(float(line["step"]), float(y)) for line in lines if (y := value(line)) is not None]
+
+    losses = (("loss", "total", "ink"), ("loss_fused", "fused", "c0"), ("loss_mas", "MAS branch", "c1"))
+    loss = [Line(name, points(train, lambda m, key=key: m.get(key)), style) for key, name, style in losses]  # type: ignore[misc]
+    alone = [Line(s, points(evaluations, lambda m, s=s: (m.get("miou") or {}).get(s)), sensor_style(sensors, s)) for s in sensors]  # type: ignore[misc]
+    alone.append(Line("Average", points(evaluations, lambda m: m.get("average")), "ink dashed"))
+    drawn = [Line(s, points(train, lambda m, s=s: (m.get("sampling") or {}).get(s)), sensor_style(sensors, s)) for s in sensors]  # type: ignore[misc]
+    return loss, alone, drawn
+
+
+def _value(config: TrainConfig, field: str) -> str:
+    value: Any = config
+    for name in field.split("."):
+        value = getattr(value, name)
+    if value is None:
+        return "none"
+    return type(value).__name__.removesuffix("Config") if dataclasses.is_dataclass(value) else str(value)
