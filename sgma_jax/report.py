@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from sgma_jax.checkpointing import newest_step, read_config
+from sgma_jax.config import DataConfig
 from sgma_jax.data.pipeline import open_split
 from sgma_jax.data.schema import MANIFEST, Manifest, read_manifest
 from sgma_jax.data.source import Source
@@ -17,12 +17,7 @@ from sgma_jax.reporting.atomic import write_atomically
 from sgma_jax.reporting.progress import Progress
 from sgma_jax.reporting.webpage.page import render_page
 from sgma_jax.reporting.webpage.records import Run, check_comparable, labels_of, read_run
-from sgma_jax.reporting.webpage.scenes import SceneAnswers, draw_scene
-
-PICTURE_BYTES = 8_000_000
-"""[C] The most that all pictures of a page take, so that it can be sent by mail."""
-SIDES = (384, 256, 160)
-"""[C] Sides that scenes are drawn at, in pixels: the largest at which all fit into PICTURE_BYTES; at the last, as many as fit."""
+from sgma_jax.reporting.webpage.scenes import Answers, SceneAnswers, draw_scenes
 
 
 def write_report(folders: Sequence[Path], out: Path, *, split: str = "test", scenes: int = 3, data_path: str | None = None) -> Path:
@@ -47,7 +42,7 @@ def write_report(folders: Sequence[Path], out: Path, *, split: str = "test", sce
 
     note = "None were asked for."
     if scenes:
-        source = open_split(dataclasses.replace(configs[0].data, path=data_path or configs[0].data.path), split)
+        source = _open_data(dataclasses.replace(configs[0].data, path=data_path or configs[0].data.path), split)
         shown, note = _answer_scenes(runs, source, scenes)
         runs = [dataclasses.replace(run, scenes=tuple(answers)) for run, answers in zip(runs, shown, strict=True)]
     runs = [dataclasses.replace(run, manifest=_manifest_of(run, data_path or run.config.data.path)) for run in runs]
@@ -68,7 +63,7 @@ def _answer_scenes(runs: Sequence[Run], source: Source, scenes: int) -> tuple[li
     answering = [newest_step(run.folder) is not None for run in runs]
     if not any(answering):
         return [[] for _ in runs], "No run has a checkpoint that this program opens."
-    answers: list[list[dict[tuple[str, ...], Any]]] = []
+    answers: list[list[Answers]] = []
     with Progress("scenes", len(runs)) as progress:
         for done, run in enumerate(runs):
             if not answering[done]:
@@ -79,16 +74,19 @@ def _answer_scenes(runs: Sequence[Run], source: Source, scenes: int) -> tuple[li
             answers.append([{subset: (a.classes, a.robustness) for subset, a in record.items()} for record in found])
             progress.update(done + 1)
     examples = [source[n] for n in numbers]
-    for side in SIDES:
-        drawn = [[draw_scene(e, source.schema, a, side) for e, a in zip(examples, own, strict=False)] for own in answers]
-        sizes = [sum(own[i].bytes() for own in drawn if own) for i in range(count)]
-        if sum(sizes) <= PICTURE_BYTES:
-            break
-    fitting = max(1, sum(sum(sizes[: i + 1]) <= PICTURE_BYTES for i in range(count)))
+    drawn = draw_scenes(examples, source.schema, answers)
+    fitting = max(map(len, drawn))
     note = f"The scenes are {fitting} of the {len(source):,} tiles of the split, evenly spread and not chosen by their looks."
     if fitting < count:
         note = f"Shown is what fits into a page: {fitting} of {count} tiles evenly spread over the {len(source):,} of the split."
-    return [own[:fitting] for own in drawn], note
+    return drawn, note
+
+
+def _open_data(config: DataConfig, split: str) -> Source:
+    try:
+        return open_split(config, split)
+    except InputError as error:
+        raise InputError(f"{error} The scenes need it: say where it lies now with --data-path, or leave them out with --scenes 0.") from error
 
 
 def _check_scenes(runs: Sequence[Run], source: Source) -> None:

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from sgma_jax.data.schema import IGNORE, Schema
-from sgma_jax.reporting.webpage.scenes import RIGHT, WRONG, draw_scene, mean_over_scales
+from sgma_jax.reporting.webpage import scenes
+from sgma_jax.reporting.webpage.scenes import RIGHT, WRONG, draw_scene, draw_scenes, mean_over_scales
 from tests.reporting.conftest import PALETTE, SCHEMA, SENSORS, random_answers, random_example
 
 
@@ -84,6 +85,28 @@ def test_large_scenes_are_thinned_and_their_numbers_are_not() -> None:
     for key, answer in whole.answers.items():
         assert (small.answers[key].right, small.answers[key].share) == (answer.right, answer.share)
         np.testing.assert_array_equal(pixels(small.answers[key].prediction), pixels(answer.prediction)[::4, ::4])
+
+
+def test_scenes_shrink_and_then_become_fewer_until_the_page_is_small_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    examples = [random_example(0), random_example(1)]
+    answers = [[random_answers(e, 5 + i) for i, e in enumerate(examples)], [], [random_answers(e, 7 + i) for i, e in enumerate(examples)]]
+    monkeypatch.setattr(scenes, "SIDES", (384, 8))
+
+    def drawn(most: int) -> tuple[list[int], int]:
+        monkeypatch.setattr(scenes, "PICTURE_BYTES", most)
+        found = draw_scenes(examples, SCHEMA, answers)
+        return [len(own) for own in found], sum(s.bytes() for own in found for s in own)
+
+    counts, whole = drawn(10**9)
+    assert counts == [2, 0, 2]
+    assert drawn(whole) == (counts, whole)
+    counts, shrunk = drawn(whole - 1)
+    assert counts == [2, 0, 2]
+    assert shrunk < whole
+    counts, one = drawn(shrunk - 1)
+    assert counts == [1, 0, 1]
+    assert one < shrunk
+    assert drawn(1)[0] == [1, 0, 1]
 
 
 def test_mean_fusion_without_maps_and_a_set_of_254_classes_can_be_drawn() -> None:

@@ -15,6 +15,10 @@ from PIL import Image
 from sgma_jax.data.schema import IGNORE, Example, Schema
 from sgma_jax.reporting.pictures import stretch_ends, stretched, visible_bands
 
+PICTURE_BYTES = 8_000_000
+"""[C] The most that all pictures of a page take, so that it can be sent by mail."""
+SIDES = (384, 256, 160)
+"""[C] Sides that scenes are drawn at, in pixels: the largest at which all fit into PICTURE_BYTES; at the last, as many as fit."""
 RIGHT, WRONG = (222, 230, 234), (213, 94, 0)
 """Colours of the error map: a pale grey, and Okabe and Ito's vermilion, which colour-blind readers can tell from it."""
 ROBUSTNESS_STEPS = 64
@@ -60,13 +64,31 @@ class SceneAnswers:
         return _text_length(asdict(self))
 
 
+Answers = Mapping[tuple[str, ...], tuple[UInt8[np.ndarray, "height width"], Sequence[Float[np.ndarray, "modality _ _"]]]]
+"""Per subset of the sensors the classes, 255 where there is no answer, and the robustness maps, finest scale first."""
+
+
+def draw_scenes(examples: Sequence[Example], schema: Schema, answers: Sequence[Sequence[Answers]]) -> list[list[SceneAnswers]]:
+    """Per run the pictures of its answers to these records, of which as many as fit into a page, and one at least.
+
+    A run without answers has no pictures.
+    """
+    for side in SIDES:
+        drawn = [[draw_scene(e, schema, a, side) for e, a in zip(examples, own, strict=True)] if own else [] for own in answers]
+        sizes = np.cumsum([sum(own[i].bytes() for own in drawn if own) for i in range(len(examples))])
+        if sizes[-1] <= PICTURE_BYTES:
+            break
+    fitting = max(1, int((sizes <= PICTURE_BYTES).sum()))
+    return [own[:fitting] for own in drawn]
+
+
 def draw_scene(
     example: Example,
     schema: Schema,
-    answers: Mapping[tuple[str, ...], tuple[UInt8[np.ndarray, "height width"], Sequence[Float[np.ndarray, "modality _ _"]]]],
+    answers: Answers,
     side: int,
 ) -> SceneAnswers:
-    """Draw a record and the answers to it: per subset, the classes and the robustness maps, finest scale first.
+    """Draw a record and the answers to it.
 
     Pictures are at most `side` pixels wide and high, thinned by taking every n-th pixel; the numbers beside them are of all pixels.
     """
