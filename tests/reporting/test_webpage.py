@@ -90,6 +90,9 @@ def test_an_ablation_is_laid_out_as_in_the_paper(made_run: MakeRun) -> None:
     shown = next(row for row in Reader(render_page(runs)).rows if row[0] == "sgf_only")
     assert shown[1:3] == ["● yes", "– no"]
     assert shown[-2:] == [percent(rows[1].run.evaluation.average), percent(rows[1].run.evaluation.last1.miou)]  # type: ignore[union-attr]
+    assert "Not a clean ablation" not in render_page(runs)
+    longer = dataclasses.replace(runs[0], label="longer", config=dataclasses.replace(runs[0].config, steps=80))
+    assert "differ in steps too" in " ".join(render_page([*runs, longer]).split())
     assert figures.ablation_rows(runs[:1] * 2) == []
     assert "Ablation" not in render_page([runs[0], dataclasses.replace(runs[0], label="again")])
 
@@ -142,7 +145,8 @@ def test_runs_without_curves_calibration_or_scenes_are_reported_and_say_so(made_
     run = dataclasses.replace(made_run("plain", mas=False, calibrated=False), metrics=[], manifest=None)
     page = render_page([run], "None were asked for.")
     assert Reader(page).open == []
-    assert page.count("nothing recorded") == 3
+    assert page.count("nothing recorded") == 2
+    assert page.count("trained without MAS") == 1
     assert "counts no probabilities" in page
     assert "No scenes. None were asked for." in page
     assert "<script" not in page

@@ -45,10 +45,10 @@ class Axis(NamedTuple):
 
 
 def line_chart(identity: str, title: str, lines: Sequence[Line], axis: Axis, *, across: str = "step") -> Markup:
-    """Curves over `across`. `identity` is unique in the page; lines without points are left out."""
+    """Curves over `across`. `identity` is unique in the page; lines without points are left out, and without any line it is empty."""
     lines = [line._replace(points=_thinned(line.points)) for line in lines if line.points]
     if not lines:
-        return Markup('<p class="nothing">nothing recorded</p>')
+        return Markup()
     x_end = max(x for line in lines for x, _ in line.points)
     x_begin = min(0.0, *(x for line in lines for x, _ in line.points))
     values = [y for line in lines for _, y in line.points]

@@ -82,6 +82,16 @@ def config_differences(runs: Sequence[Run]) -> list[Difference]:
     return [Difference(field, tuple(_value(config, field) for config in configs)) for field in fields]
 
 
+def besides_ablation(changes: Sequence[Difference]) -> list[str]:
+    """The fields, of those in which runs differ, that are neither fusion nor sampling."""
+    return [c.field for c in changes if c.field.split(".")[0] != "sampling" and not c.field.startswith("model.fusion")]
+
+
+def fusion_note(run: Run) -> str:
+    """What a reader of a run's robustness maps must know of its fusion."""
+    return "mean fusion, which counts every sensor alike" if isinstance(run.config.model.fusion, MeanFusionConfig) else ""
+
+
 def shown_confusions(run: Run) -> list[SubsetScores]:
     """The subsets whose confusion matrix is shown: all sensors, and the worst."""
     evaluation = run.evaluation
@@ -95,12 +105,12 @@ def training_charts(runs: Sequence[Run]) -> list[list[tuple[str, Markup]]]:
     A quantity has one upright axis for all runs.
     """
     recorded = [_curves(run) for run in runs]
-    highest = max((y for curves in recorded for line in curves[0] for _, y in line.points), default=1.0)
-    axes = (Axis("cross-entropy", 0.0, highest), Axis("mIoU", 0.0, 1.0), Axis("probability", 0.0, None))
+    highest = [max((y for curves in recorded for line in curves[kind] for _, y in line.points), default=1.0) for kind in range(3)]
+    axes = [Axis(name, 0.0, most) for name, most in zip(("cross-entropy", "mIoU", "probability"), highest, strict=True)]
     titles = ("Training loss", "Validation mIoU, each sensor alone", "MAS: how often each sensor is drawn")
     return [
         [
-            (title, line_chart(f"curve-{number}-{kind}", f"{title}, {run.label}", lines, axis))
+            (title, line_chart(f"curve-{number}-{kind}", f"{title}, {run.label}", lines, axis) or _no_curve(kind, run))
             for kind, (title, lines, axis) in enumerate(zip(titles, curves, axes, strict=True))
         ]
         for number, (run, curves) in enumerate(zip(runs, recorded, strict=True))
@@ -153,6 +163,11 @@ def _curves(run: Run) -> tuple[list[Line], list[Line], list[Line]]:
     alone.append(Line("Average", points(evaluations, lambda m: m.get("average")), "ink dashed"))
     drawn = [Line(s, points(train, lambda m, s=s: (m.get("sampling") or {}).get(s)), sensor_style(sensors, s)) for s in sensors]  # type: ignore[misc]
     return loss, alone, drawn
+
+
+def _no_curve(kind: int, run: Run) -> Markup:
+    without = kind == 2 and run.config.sampling is None
+    return Markup('<p class="nothing">{}</p>').format("trained without MAS" if without else "nothing recorded")
 
 
 def _value(config: TrainConfig, field: str) -> str:
