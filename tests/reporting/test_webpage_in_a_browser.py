@@ -155,6 +155,8 @@ def test_it_prints(chromium: Any, runs: list[Run], tmp_path: Path) -> None:
     page.tab.emulate_media(media="print", color_scheme="dark")
     assert page.tab.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     assert not page.tab.locator("nav").is_visible()
+    folded = page.tab.locator("#classes details").nth(1).locator("table")
+    assert folded.bounding_box()["height"] > 100
     pdf = page.tab.pdf()
     assert pdf.startswith(b"%PDF")
     if folder := os.environ.get("SGMA_SCREENSHOTS"):  # for a person to look at
