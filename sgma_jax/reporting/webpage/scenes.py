@@ -152,14 +152,14 @@ def _robustness(values: Float[np.ndarray, "height width"]) -> str:
 def _map(codes: UInt8[np.ndarray, "height width"], colours: Sequence[Sequence[int]]) -> str:
     """Codes as a palette PNG; codes without a colour are transparent."""
     there = np.minimum(codes, len(colours)).astype(np.uint8)  # a short palette makes PNG pack several pixels in a byte
-    image = Image.fromarray(there, "P")
+    image = Image.fromarray(there)
     image.putpalette([value for colour in [*colours, (128, 128, 128)][:256] for value in colour])
     return _uri(image, "png", transparency=len(colours), optimize=True)
 
 
 def _photo(image: Float[np.ndarray, "height width 3"], mask: Bool[np.ndarray, "height width"]) -> str:
     pixels = np.dstack([np.where(mask[..., None], image, 0.0), mask])
-    return _uri(Image.fromarray((pixels * 255).round().astype(np.uint8), "RGBA"), "webp", quality=85, method=6)
+    return _uri(Image.fromarray((pixels * 255).round().astype(np.uint8)), "webp", quality=85, method=6)
 
 
 def _uri(image: Image.Image, kind: str, **options: Any) -> str:
