@@ -1,6 +1,7 @@
 # make demo   the whole path on a synthetic city: convert, train, evaluate, pictures (minutes on 2 cores)
 # make test   the tests; make test-slow those that take minutes
 # make test-parity   the comparison with PyTorch, which it installs into .venv
+# make test-browser   the report's page in headless Chromium, where there is one
 # make test-beam   conversion through Apache Beam, which it installs into .venv
 # make lint   ruff, formatting and mypy, as CI runs them
 # The interpreter is PYTHON (3.11 or later): make demo PYTHON=python3.12
@@ -10,7 +11,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO := runs/demo
 
-.PHONY: demo test test-slow test-parity test-beam lint format clean
+.PHONY: demo test test-slow test-parity test-beam test-browser lint format clean
 .DEFAULT_GOAL := test
 
 $(STAMP): pyproject.toml constraints.txt
@@ -25,6 +26,7 @@ demo: $(STAMP)
 	$(BIN)/python -m data_prep.synthetic $(DEMO)/data --overwrite
 	$(BIN)/sgma train experiments/demo.py --data.path $(DEMO)/data --workdir $(DEMO)
 	$(BIN)/sgma evaluate $(DEMO) --split test --pictures 4
+	$(BIN)/sgma report $(DEMO) --out $(DEMO)/report.html
 	@echo
 	@echo "Left in $(DEMO):"
 	@find $(DEMO) -mindepth 1 -maxdepth 1 | sort | sed 's/^/  /'
@@ -44,6 +46,11 @@ test-slow: $(STAMP)
 test-parity: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,torch]'
 	$(BIN)/python -m pytest -m parity tests/parity
+
+# Needs a Chromium on the path
+test-browser: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,browser]'
+	$(BIN)/python -m pytest -m browser tests/reporting
 
 test-beam: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,beam]'
