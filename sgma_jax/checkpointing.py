@@ -20,7 +20,8 @@ from sgma_jax.structs import TrainState
 CONFIG_FILE = "config.json"
 CHECKPOINTS = "checkpoints"
 # What may differ between a run and its continuation: where the data now lies, and how often things are looked at.
-MAY_CHANGE = {"data.path", "data.workers", "data.evaluation_batch_size", "evaluate_every", "log_every", "keep_checkpoints", "fsdp"}
+MAY_CHANGE = {"data.path", "data.workers", "data.evaluation_batch_size", "evaluate_every", "log_every", "keep_checkpoints"}
+MAY_CHANGE |= {"fsdp", "space", "model.remat"}  # which change where things are computed, not what
 
 SPARE_DISK = 2 << 20
 """[C] Bytes that a checkpoint takes besides its arrays: indices, metadata, and what is compressed badly."""

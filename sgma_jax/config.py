@@ -95,6 +95,8 @@ class ModelConfig:
     """[C] Dropout before the classifier, as SegFormer has it."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the computation; parameters, softmaxes, statistics and losses stay float32."""
+    remat: bool = False
+    """[C] Keep for the gradient only what enters the encoder's blocks and the fusions, and compute the rest again: less memory, more time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,6 +161,10 @@ class TrainConfig:
     """Newest checkpoints that stay on disk."""
     fsdp: int = 1
     """Devices over which parameters and optimiser state are sharded; the others replicate."""
+    space: int = 1
+    """Devices that share the image rows of a sample, for crops that are too large for one."""
+    accumulate: int = 1
+    """[C] Micro-batches that a step computes one after the other: gradients add up, batch normalisation sees one micro-batch at a time."""
     seed: int = 0
     """Everything random derives from it."""
 
@@ -176,8 +182,8 @@ def check(config: TrainConfig) -> None:
         raise InputError(f'model.stem="replicate" takes sensors of 1 or 3 bands, not {wrong[0]}; use stem="linear" in the preset.')
     positive = {"data.crop": data.crop, "data.batch_size": data.batch_size, "data.evaluation_batch_size": data.evaluation_batch_size,
                 "steps": config.steps, "evaluate_every": config.evaluate_every, "log_every": config.log_every,
-                "keep_checkpoints": config.keep_checkpoints, "fsdp": config.fsdp, "model.magnify": config.model.magnify,
-                "model.head_width": config.model.head_width}  # fmt: skip
+                "keep_checkpoints": config.keep_checkpoints, "fsdp": config.fsdp, "space": config.space, "accumulate": config.accumulate,
+                "model.magnify": config.model.magnify, "model.head_width": config.model.head_width}  # fmt: skip
     for name, value in positive.items():
         if value < 1:
             raise InputError(f"{name} is {value}; it must be at least 1.")

@@ -22,7 +22,7 @@ from sgma_jax.reporting.metrics_log import MetricsLog
 from sgma_jax.reporting.progress import Progress
 from sgma_jax.reporting.provenance import log_start
 from sgma_jax.sampling import SamplingTable
-from sgma_jax.sharding import check_batch_size, make_mesh, put_batch
+from sgma_jax.sharding import check_batch_size, check_rows, describe_sharding, make_mesh, put_batch
 from sgma_jax.structs import TrainState
 from sgma_jax.training_step import make_train_step, state_initializer
 
@@ -34,8 +34,9 @@ def fit(config: TrainConfig, workdir: Path, *, stop_after: int | None = None, re
     has a checkpoint is refused. Raises InputError for a configuration or data set that does not fit, before anything is written.
     """
     check(config)
-    mesh = make_mesh(config.fsdp)
-    check_batch_size("data.batch_size", config.data.batch_size, mesh)
+    mesh = make_mesh(config.fsdp, config.space)
+    check_batch_size("data.batch_size", config.data.batch_size, mesh, config.accumulate)
+    check_rows("data.crop", config.data.crop, mesh, config.model.magnify)
     check_batch_size("data.evaluation_batch_size", config.data.evaluation_batch_size, mesh)
     source, validation = open_split(config.data, "train"), open_split(config.data, "validation")
     # A run that goes on has its weights in its checkpoint, and needs the file no more.
@@ -78,6 +79,7 @@ def fit(config: TrainConfig, workdir: Path, *, stop_after: int | None = None, re
 
     with MetricsLog(workdir, start or None) as log, Progress("training", config.steps, start=start) as progress:
         progress.say(f"{config.name}: {len(source)} training records, {config.steps} steps ({epochs:.1f} epochs), {mesh.size} device(s)")
+        progress.say(describe_sharding(shapes))
         if start:
             progress.say(f"resuming {workdir} at step {start}")
         elif pretrained:

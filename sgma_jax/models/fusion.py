@@ -10,10 +10,12 @@ import math
 from typing import NamedTuple
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from sgma_jax.config import SemanticGuidedFusionConfig
+from sgma_jax.models.devices import sum_over_rows
 from sgma_jax.models.layers import Kernel, depthwise, in_chunks, linear, masked_softmax
 
 _projection_init = nn.initializers.xavier_uniform()  # [C] as PyTorch's multi-head attention
@@ -41,9 +43,10 @@ def semantic_prototypes(
     """
     mask = available[..., None]
     class_maps = class_maps.astype(jnp.float32)
-    weights = masked_softmax(class_maps, mask, (1, 2, 3)) if norm == "softmax" else jnp.where(mask, class_maps, 0.0)
+    weights = masked_softmax(class_maps, mask, (1, 2, 3), over_rows=True) if norm == "softmax" else jnp.where(mask, class_maps, 0.0)
     # Positions are contracted here, so nothing of size pixels x classes x channels exists.
-    return jnp.einsum("bmhwk,bmhwc->bkc", weights.astype(features.dtype), features)
+    prototypes = jnp.einsum("bmhwk,bmhwc->bkc", weights.astype(features.dtype), features)
+    return sum_over_rows(prototypes.astype(jnp.float32)).astype(features.dtype)
 
 
 def take_drawn(values: Float[Array, "batch modality height width channels"], drawn: Int[Array, " batch"]) -> Array:
@@ -86,6 +89,8 @@ class SemanticGuidedFusion(nn.Module):
     modalities: tuple[str, ...]
     classes: int
     dtype: jnp.dtype
+    remat: bool = False
+    """Keep only the projectors' convolutions for the gradient, and compute the rest again."""
     unroll: bool = False
     """Compile without loops, for the compiler's cost analysis."""
 
@@ -134,6 +139,8 @@ class SemanticGuidedFusion(nn.Module):
                 drawn_fused = linear(alone, robust["out"])
             return Fused(fused, drawn_fused, weights.mean(-1))
 
+        if self.remat:
+            fuse = jax.checkpoint(fuse)
         positions = math.prod(features.shape[1:4])
         widest = max(channels, self.classes * heads) * 4
         fused_samples: Fused = in_chunks(fuse, (features, spread, available, drawn, drawn_available), positions * widest, self.unroll)
