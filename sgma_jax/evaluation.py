@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Int
 
 from sgma_jax.checkpointing import restore_newest_model
@@ -20,12 +20,13 @@ from sgma_jax.data.source import Source
 from sgma_jax.data.transforms import padding_like, to_sample
 from sgma_jax.metrics import CALIBRATION_BINS, LEVELS_PER_BIN, Tally, confidence_histogram, confusion_matrix, evaluation_report
 from sgma_jax.modalities import subsets
+from sgma_jax.models.devices import sum_over_devices
 from sgma_jax.models.sgma import Sgma, initial_variables, make_model
 from sgma_jax.reporting.atomic import write_atomically
 from sgma_jax.reporting.pictures import sampling_picture, scene_picture
 from sgma_jax.reporting.progress import Progress
 from sgma_jax.reporting.provenance import provenance
-from sgma_jax.sharding import check_batch_size, make_mesh, put_batch, replicated, with_sharding
+from sgma_jax.sharding import batch_specs, check_batch_size, make_mesh, put_batch, with_sharding
 from sgma_jax.structs import IGNORE, Batch, Outputs
 
 Missing = Literal["skip", "zero"]
@@ -74,12 +75,15 @@ class Evaluator:
         def count(labels: Array, answered: Array, confidence: Array) -> tuple[Array, Array, Array]:
             counted = answered != IGNORE
             matrix = confusion_matrix(labels, answered, counted, len(classes))
-            return matrix, (labels != IGNORE).sum(), confidence_histogram(labels, answered, confidence, counted)
+            own = matrix, (labels != IGNORE).sum(), confidence_histogram(labels, answered, confidence, counted)
+            return jax.tree.map(sum_over_devices, own)
 
-        self.predict = jax.jit(predict)
+        batch, everywhere = batch_specs(mesh), PartitionSpec()
+        pixels: Any = Answer(classes=batch.labels, confidence=batch.labels, robustness=batch.available)
+        self.predict = jax.jit(jax.shard_map(predict, mesh=mesh, in_specs=(everywhere, batch, everywhere), out_specs=pixels))
         """The Answer to (variables, batch, present(subset)). As `present` is an argument, shapes alone decide what is compiled: one
         program per number of sensors."""
-        self._count = jax.jit(count, out_shardings=replicated(mesh))
+        self._count = jax.jit(jax.shard_map(count, mesh=mesh, in_specs=(batch.labels,) * 3, out_specs=everywhere))
 
     def present(self, subset: tuple[str, ...]) -> np.ndarray:
         """A subset as the programs take it."""

@@ -46,7 +46,8 @@ def batch_specs(mesh: Mesh) -> Batch:
     samples, rows = divided(mesh, SAMPLES) or None, divided(mesh, (ROWS,)) or None
     one: Any = P(samples)
     pixels: Any = P(samples, rows)  # also of every array in the dict of images
-    return Batch(images=pixels, available=P(samples, None, rows), kept=one, labels=pixels, ids=one, drawn=one)
+    available: Any = P(samples, None, rows) if rows else P(samples)  # where no rows are shared, a mask per sample will do
+    return Batch(images=pixels, available=available, kept=one, labels=pixels, ids=one, drawn=one)
 
 
 def batch_sharding(mesh: Mesh) -> Batch:
