@@ -39,6 +39,8 @@ def fit(config: TrainConfig, workdir: Path, *, stop_after: int | None = None, re
     check_rows("data.crop", config.data.crop, mesh, config.model.magnify)
     check_batch_size("data.evaluation_batch_size", config.data.evaluation_batch_size, mesh)
     source, validation = open_split(config.data, "train"), open_split(config.data, "validation")
+    if config.space > 1:
+        check_rows(f"the height of the tiles of {config.data.path}", validation[0].label.shape[0], mesh, config.model.magnify)
     # A run that goes on has its weights in its checkpoint, and needs the file no more.
     pretrained = read_pretrained(config.model) if config.model.pretrained and newest_step(workdir) is None else None
     hosts = {"process": jax.process_index(), "processes": jax.process_count()}

@@ -179,8 +179,8 @@ def in_chunks(f: Callable[[Any], Any], inputs: Any, bytes_each: int, unroll: boo
 
     On one CPU device `f` runs on few elements at a time, so that what it computes stays in the cache, and its gradient computes it again
     instead of fetching it from memory: an MLP of PVT-v2 with its gradient takes half the time (docs/benchmarks.md). Elsewhere it is just
-    `f(inputs)`: an accelerator wants all at once, and on several devices the leading axis is what they share. `unroll` asks for that too,
-    for the compiler's cost analysis.
+    `f(inputs)`: an accelerator wants all at once, and several devices exchange what they need of each other once, not once a chunk. `unroll`
+    asks for that too, for the compiler's cost analysis.
     """
     elements = jax.tree.leaves(inputs)[0].shape[0]
     if unroll or jax.default_backend() != "cpu" or jax.device_count() > 1:
