@@ -18,15 +18,19 @@ ROOT = Path(__file__).resolve().parents[2]
 STATISTICS = 16  # numbers: channels of the head's normalisation, the only one in this network
 
 
-def train_on(*topologies: str, steps: int, flags: str = "plain", timeout: int) -> dict[str, Any]:
-    """What topologies.py prints, in a process of its own with eight simulated devices."""
+def on_eight_devices(*arguments: str, timeout: int) -> Any:
+    """What a program prints as JSON, in a process of its own with eight simulated devices."""
     # At the lowest optimisation level, as all tests: compiling is nearly all of the time.
     options = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
-    environment = {**os.environ, "XLA_FLAGS": options, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, str(PROGRAM), str(steps), flags, *topologies]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout, check=False)
+    environment = {**os.environ, "XLA_FLAGS": options, "PYTHONPATH": os.pathsep.join([str(ROOT), str(PROGRAM.parent)])}
+    done = subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True, timeout=timeout, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
+
+
+def train_on(*topologies: str, steps: int, flags: str = "plain", timeout: int) -> dict[str, Any]:
+    """What topologies.py says about the topologies."""
+    return on_eight_devices(str(PROGRAM), str(steps), flags, *topologies, timeout=timeout)
 
 
 @pytest.fixture(scope="module")
@@ -115,3 +119,31 @@ def test_accumulation_rematerialisation_and_sharing_go_together_and_save_memory(
     rough = train_on("2x2x2", steps=3, flags="accumulate+remat+bfloat16", timeout=600)["2x2x2"]
     for mine, theirs in zip(rough["reports"], both["1x1x1"]["reports"], strict=True):
         assert mine["loss"] == pytest.approx(theirs["loss"], rel=3e-2)
+
+
+EVALUATION = """
+import json, jax, numpy as np
+from topologies import CONFIG, batch_of, configuration, first_state
+from sgma_jax.evaluation import Evaluator
+from sgma_jax.models.sgma import make_model
+from sgma_jax.sharding import make_mesh
+from sgma_jax.training_step import state_initializer
+result = []
+for data, fsdp, space in ((1, 1, 1), (1, 2, 4)):
+    mesh = make_mesh(fsdp, space, jax.devices()[: data * fsdp * space])
+    state = first_state(state_initializer(CONFIG, mesh)[1])  # with parameters sharded over fsdp, as training has them
+    evaluator = Evaluator(make_model(CONFIG), CONFIG.data.classes, mesh)
+    counts = evaluator.confusions({"params": state.params, "batch_stats": state.batch_stats}, [batch_of(0), batch_of(1)])
+    result.append({"+".join(s): [matrix.tolist(), pixels] for s, (matrix, pixels) in counts.items()})
+print(json.dumps(result))
+"""
+
+
+@pytest.mark.slow
+def test_devices_that_share_parameters_and_image_rows_count_as_one_does() -> None:
+    one, eight = on_eight_devices("-c", EVALUATION, timeout=600)
+    for subset, (matrix, pixels) in one.items():
+        assert eight[subset][1] == pixels
+        # Random weights leave ties that the last digit decides: a few pixels of tens of thousands.
+        assert np.abs(np.subtract(eight[subset][0], matrix)).sum() <= 1e-3 * pixels
+        assert np.sum(eight[subset][0]) == np.sum(matrix)
