@@ -133,8 +133,8 @@ for data, fsdp, space in ((1, 1, 1), (1, 2, 4)):
     mesh = make_mesh(fsdp, space, jax.devices()[: data * fsdp * space])
     state = first_state(state_initializer(CONFIG, mesh)[1])  # with parameters sharded over fsdp, as training has them
     evaluator = Evaluator(make_model(CONFIG), CONFIG.data.classes, mesh)
-    counts = evaluator.confusions({"params": state.params, "batch_stats": state.batch_stats}, [batch_of(0), batch_of(1)])
-    result.append({"+".join(s): [matrix.tolist(), pixels] for s, (matrix, pixels) in counts.items()})
+    tallies = evaluator.tally({"params": state.params, "batch_stats": state.batch_stats}, [batch_of(0), batch_of(1)])
+    result.append({"+".join(s): [t.confusion.tolist(), t.labelled, t.confidences.sum(0).tolist()] for s, t in tallies.items()})
 print(json.dumps(result))
 """
 
@@ -142,8 +142,9 @@ print(json.dumps(result))
 @pytest.mark.slow
 def test_devices_that_share_parameters_and_image_rows_count_as_one_does() -> None:
     one, eight = on_eight_devices("-c", EVALUATION, timeout=600)
-    for subset, (matrix, pixels) in one.items():
+    for subset, (matrix, pixels, right) in one.items():
         assert eight[subset][1] == pixels
+        assert sum(eight[subset][2]) == sum(right)
         # Random weights leave ties that the last digit decides: a few pixels of tens of thousands.
         assert np.abs(np.subtract(eight[subset][0], matrix)).sum() <= 1e-3 * pixels
         assert np.sum(eight[subset][0]) == np.sum(matrix)
