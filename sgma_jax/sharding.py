@@ -56,3 +56,8 @@ def put_batch(batch: Batch, mesh: Mesh) -> Batch:
     """This process's rows of a batch, placed on the devices as parts of the global batch."""
     sharding = batch_sharding(mesh)
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
+
+
+def put_rows(rows: np.ndarray, mesh: Mesh) -> jax.Array:
+    """One number for each of this process's samples, placed where `put_batch` placed the samples."""
+    return jax.make_array_from_process_local_data(batch_sharding(mesh), rows)

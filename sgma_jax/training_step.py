@@ -28,6 +28,8 @@ class StepReport(NamedTuple):
     """As SamplingTable.update takes it, of the global batch."""
     informative: Bool[Array, "batch scale modality"]
     ids: Int[Array, " batch"]
+    applied: Bool[Array, ""]
+    """Whether loss and gradient were finite; where not, the state is as it was, but for the step's number."""
 
 
 def state_initializer(config: TrainConfig, mesh: Mesh) -> tuple[Callable[[], TrainState], Any]:
@@ -89,6 +91,10 @@ def make_train_step(config: TrainConfig, mesh: Mesh, shapes: TrainState) -> Call
         updates, opt_state = tx.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         losses["gradient_norm"] = optax.tree.norm(gradients)
-        return TrainState(state.step + 1, params, batch_stats, opt_state), StepReport(losses, *robustness_report(outputs), batch.ids)
+        applied = jnp.isfinite(losses["loss"]) & jnp.isfinite(losses["gradient_norm"])
+        former = (state.params, state.batch_stats, state.opt_state)
+        kept = jax.tree.map(lambda new, old: jnp.where(applied, new, old), (params, batch_stats, opt_state), former)
+        robustness, informative = robustness_report(outputs)
+        return TrainState(state.step + 1, *kept), StepReport(losses, robustness, informative & applied, batch.ids, applied)
 
     return jax.jit(train_step, in_shardings=(shardings, batch_sharding(mesh)), out_shardings=(shardings, replicated(mesh)), donate_argnums=0)

@@ -15,6 +15,10 @@ from sgma_jax.data.schema import Example, Schema, from_record, read_manifest
 from sgma_jax.errors import InputError
 
 
+class UnreadableRecord(InputError):
+    """A record that its file no longer holds as it was written. Other records may well be readable."""
+
+
 class Source:
     """The examples of one split, by index. Made by `open_source`; pickled as its arguments."""
 
@@ -45,6 +49,8 @@ class Source:
             self._records: Sequence[Any] = builder.as_data_source(split, decoders={"images": unused})
             self._ids: Sequence[Any] = builder.as_data_source(split, decoders={"images": everything, "available": skip, "label": skip})
             found = len(self._records)
+            split_info = builder.info.splits[split]
+            self._shards = tuple(zip(split_info.filenames, split_info.shard_lengths, strict=True))
         except Exception as error:  # TFDS and ArrayRecord have their own kinds for a missing or damaged file
             raise InputError(f"{path}: the records of split {split!r} cannot be opened ({error}). Convert the data again.") from error
         if found != self._length:
@@ -67,7 +73,19 @@ class Source:
         try:
             return records[int(index)]
         except Exception as error:  # as above, and zlib's
-            raise InputError(f"{self.path}: record {index} of split {self.split!r} cannot be read ({error}). Convert the data again.") from error
+            reason = " ".join(str(error).split())
+            raise UnreadableRecord(
+                f"{self.path}: record {index} of split {self.split!r}, in {self.shard_of(index)}, cannot be read ({reason}). Restore the file, "
+                "or convert the data again; training goes on without such records with --data.on-bad-record skip."
+            ) from error
+
+    def shard_of(self, index: int) -> str:
+        """Name of the file that a record is in."""
+        for name, length in self._shards:
+            if index < length:
+                return str(name)
+            index -= length
+        raise IndexError(f"split {self.split!r} has {self._length} records")
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (Source, self._arguments)
