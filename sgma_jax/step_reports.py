@@ -111,7 +111,7 @@ class StepReports:
         self._line(done, "fault", values)
         if self._in_a_row >= self._config.max_bad_steps:
             raise InputError(
-                f"step {done}: {what}, for {self._in_a_row} steps in a row; none of them was applied, and the newest checkpoint is from before them. "
+                f"step {done}: {what}, for {self._in_a_row} steps in a row; none of them was applied, so the newest checkpoint is sound. "
                 f"Lower optimizer.peak_learning_rate, or look for values out of range in the records, such as {', '.join(names[:4])}."
             )
         self._progress.say(f"step {done}: {what}; the step was not applied (records {', '.join(names)})")

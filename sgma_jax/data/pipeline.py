@@ -64,9 +64,10 @@ def open_split(config: DataConfig, split: str) -> Source:
     """The split's records with the preset's sensors; InputError where the converted set is not what the preset expects."""
     if not config.path:
         raise InputError("data.path is not set. Convert a data set with data_prep and pass its folder with --data.path.")
-    everything = open_source(config.path, split)
-    check_expected(everything.schema, config.modalities, config.bands, config.classes)
-    return open_source(config.path, split, config.modalities)
+    # Scores over fewer records would be other scores, so only training may do without some.
+    damaged = split == "train" and config.on_bad_record == "skip"
+    check_expected(open_source(config.path, split, damaged=damaged).schema, config.modalities, config.bands, config.classes)
+    return open_source(config.path, split, config.modalities, damaged=damaged)
 
 
 def training_batches(config: DataConfig, source: Source, *, seed: int, start: int = 0, process: int = 0, processes: int = 1) -> Any:

@@ -22,7 +22,7 @@ class UnreadableRecord(InputError):
 class Source:
     """The examples of one split, by index. Made by `open_source`; pickled as its arguments."""
 
-    def __init__(self, path: str, split: str, modalities: tuple[str, ...]) -> None:
+    def __init__(self, path: str, split: str, modalities: tuple[str, ...], damaged: bool) -> None:
         manifest = read_manifest(path)
         if split not in manifest.splits:
             raise InputError(f"{path} has no split {split!r}; it has {', '.join(manifest.splits)}.")
@@ -32,13 +32,13 @@ class Source:
         self.schema: Schema = manifest.schema.select(modalities)
         """The sensors selected, in their order."""
         self.manifest_hash = manifest.manifest_hash
-        self._arguments = (path, split, modalities)
+        self._arguments = (path, split, modalities, damaged)
         self._rows = tuple(manifest.schema.names.index(name) for name in self.schema.names)
         self._length = manifest.splits[split].records
         # TFDS opens files when it first needs them; a run should not find out after hours that one is missing.
         for shard in manifest.shards:
             file = Path(path) / shard.path
-            if f"-{split}." in file.name and not (file.is_file() and file.stat().st_size == shard.bytes):
+            if f"-{split}." in file.name and not (file.is_file() and (damaged or file.stat().st_size == shard.bytes)):
                 raise InputError(f"{file} is missing or has not the {shard.bytes} bytes that were written. Restore it, or convert the data again.")
         # What is not asked for is not even decompressed.
         skip = tfds.decode.SkipDecoding()
@@ -94,9 +94,10 @@ class Source:
         return f"Source({self.path!r}, {self.split!r}, {self.schema.names})"
 
 
-def open_source(path: str | Path, split: str, modalities: Sequence[str] = ()) -> Source:
+def open_source(path: str | Path, split: str, modalities: Sequence[str] = (), *, damaged: bool = False) -> Source:
     """Open one split of a converted set, with these sensors in this order; no name means all of them.
 
+    With `damaged`, files may be shorter than they were written: records that are no longer in them raise UnreadableRecord.
     Raises InputError where the folder is not a converted set, the split is unknown or empty, or a sensor is unknown.
     """
-    return Source(str(path), split, tuple(modalities))
+    return Source(str(path), split, tuple(modalities), damaged)
