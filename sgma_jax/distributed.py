@@ -18,9 +18,12 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+from orbax.checkpoint import multihost
 
 from sgma_jax.errors import InputError, one_line_errors
 
+PATIENCE = 1800
+"""[C] Seconds that processes wait for each other where one may have more to do, such as compiling."""
 CLUSTERS = "Cloud TPU, SLURM, Open MPI or Kubernetes"
 
 
@@ -52,24 +55,40 @@ def is_writer() -> bool:
 def wait_for_all(name: str) -> None:
     """Return when every process is here; all give the same name."""
     if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(name)
+        # By the coordinator and not by a collective: those give up after half a minute on CPU.
+        multihost.sync_global_processes(name, timeout=PATIENCE)
+
+
+def gather(array: np.ndarray) -> np.ndarray:
+    """The array of every process, along a new first axis, in every process."""
+    if jax.process_count() == 1:
+        return array[None]
+    wait_for_all("gather")
+    return np.asarray(multihost_utils.process_allgather(array))
 
 
 def all_agree(mine: bool) -> bool:
     """Whether it is true in every process."""
-    return bool(np.all(multihost_utils.process_allgather(np.array(mine)))) if jax.process_count() > 1 else mine
+    return bool(gather(np.array(mine)).all())
 
 
 def from_writer(value: Any) -> Any:
     """The writer's value, which JSON must know, in every process; the others' own are not looked at."""
     if jax.process_count() == 1:
         return value
-    text = np.frombuffer(json.dumps(value).encode(), np.uint8) if is_writer() else np.zeros(0, np.uint8)
-    length = int(multihost_utils.broadcast_one_to_all(np.int32(len(text))))
-    padded = np.zeros(length, np.uint8)
-    if is_writer():
-        padded[:] = text
-    return json.loads(np.asarray(multihost_utils.broadcast_one_to_all(padded)).tobytes())
+    text = json.dumps(value).encode() if is_writer() else b""
+    longest = int(gather(np.array(len(text), np.int32)).max())
+    return json.loads(gather(np.frombuffer(text.ljust(longest), np.uint8))[0].tobytes())
+
+
+def compile_together(program: Any, *arguments: Any) -> Any:
+    """The jitted function, compiled for these arguments in every process before any of them may call it.
+
+    The first to call would otherwise wait within a collective for those that are still compiling, and give up.
+    """
+    compiled = program.lower(*arguments).compile()
+    wait_for_all("compiled")
+    return compiled
 
 
 def end_on_error(main: Callable[[], None]) -> None:

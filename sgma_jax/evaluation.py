@@ -18,6 +18,7 @@ from sgma_jax.config import DataConfig, TrainConfig
 from sgma_jax.data.pipeline import evaluation_batches, open_split, stack
 from sgma_jax.data.source import Source
 from sgma_jax.data.transforms import to_sample
+from sgma_jax.distributed import compile_together
 from sgma_jax.metrics import confusion_matrix, evaluation_report
 from sgma_jax.modalities import subsets
 from sgma_jax.models.sgma import Sgma, initial_variables, make_model
@@ -66,6 +67,7 @@ class Evaluator:
         self.predict = jax.jit(predict)
         """Class of each pixel, 255 where no sensor saw it, and the robustness maps, of (variables, batch, present(subset)). As
         `present` is an argument, shapes alone decide what is compiled: one program per number of sensors."""
+        self._compiled: dict[tuple[int, ...], Any] = {}
         self._count = jax.jit(count, out_shardings=replicated(mesh))
 
     def present(self, subset: tuple[str, ...]) -> np.ndarray:
@@ -74,6 +76,15 @@ class Evaluator:
             return np.array([self.model.modalities.index(m) for m in subset], np.int32)
         return np.array([m in subset for m in self.model.modalities])
 
+    def _program(self, variables: Any, batch: Batch, subset: tuple[str, ...]) -> Any:
+        """`predict`, which with several processes none may call before all have it."""
+        if jax.process_count() == 1:
+            return self.predict
+        present = self.present(subset)
+        if present.shape not in self._compiled:
+            self._compiled[present.shape] = compile_together(self.predict, variables, batch, present)
+        return self._compiled[present.shape]
+
     def confusions(
         self, variables: Any, batches: Iterable[Batch], progress: Callable[[int], None] = lambda done: None
     ) -> dict[tuple[str, ...], tuple[np.ndarray, int]]:
@@ -81,7 +92,7 @@ class Evaluator:
         totals = {s: (np.zeros((len(self.classes),) * 2, np.int64), 0) for s in self.subsets}
         for done, batch in enumerate(batches):
             placed = put_batch(batch, self.mesh)
-            counts = {s: self._count(placed.labels, self.predict(variables, placed, self.present(s))[0]) for s in self.subsets}
+            counts = {s: self._count(placed.labels, self._program(variables, placed, s)(variables, placed, self.present(s))[0]) for s in self.subsets}
             for subset, (matrix, labelled) in counts.items():
                 total, pixels = totals[subset]
                 totals[subset] = (total + np.asarray(matrix), pixels + int(labelled))

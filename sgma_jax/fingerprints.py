@@ -6,7 +6,8 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
+
+from sgma_jax.distributed import gather
 
 ODD = np.uint32(2654435761)  # [C] 2^32 / golden ratio, which spreads neighbouring places (Knuth, The Art of Computer Programming 6.4)
 UNSIGNED = {1: np.uint8, 2: np.uint16, 4: np.uint32}
@@ -18,9 +19,7 @@ def fingerprints(tree: Any) -> list[int]:
     A single flipped bit always changes it, other damage all but surely. It waits for the arrays to be computed.
     """
     sums = np.array([_sum_of_mine(leaf) for leaf in jax.tree.leaves(tree)], np.uint32)
-    if jax.process_count() > 1:
-        sums = np.asarray(multihost_utils.process_allgather(sums)).sum(0, dtype=np.uint32)
-    return [int(n) for n in sums]
+    return [int(n) for n in gather(sums).sum(0, dtype=np.uint32)]
 
 
 def _sum_of_mine(array: jax.Array) -> int:

@@ -16,7 +16,7 @@ from sgma_jax.checkpointing import Checkpoints, Keep, Restored, newest_step, pre
 from sgma_jax.config import TrainConfig, check
 from sgma_jax.data.pipeline import evaluation_batches, open_split, training_batches
 from sgma_jax.data.source import Source
-from sgma_jax.distributed import Preemption, from_writer, is_writer
+from sgma_jax.distributed import Preemption, compile_together, from_writer, is_writer
 from sgma_jax.errors import InputError
 from sgma_jax.evaluation import Evaluator
 from sgma_jax.interop.pretrained import read_pretrained, start_from, write_provenance
@@ -133,6 +133,9 @@ def fit(
             for step in range(start, stop):
                 assert ahead is not None
                 batch, placed = ahead
+                if step == start:
+                    train_step = compile_together(train_step, state, placed)
+                    alive()
                 with jax.transfer_guard("disallow"):
                     if table:
                         drawn = table.draw(batch.available.any((2, 3)), batch.ids, step)

@@ -21,10 +21,9 @@ PYTHON_FOLDERS = ("sgma_jax", "data_prep", "experiments", "tests")
 FLOORS = (
     ("sgma_jax.errors",),
     ("sgma_jax.decoding",),
-    ("sgma_jax.config", "sgma_jax.structs"),
+    ("sgma_jax.config", "sgma_jax.distributed", "sgma_jax.structs"),
     (
         "sgma_jax.modalities",
-        "sgma_jax.distributed",
         "sgma_jax.fingerprints",
         "sgma_jax.sharding",
         "sgma_jax.losses",
