@@ -3,6 +3,7 @@
 # make test-parity   the comparison with PyTorch, which it installs into .venv
 # make test-browser   the report's page in headless Chromium, where there is one
 # make test-beam   conversion through Apache Beam, which it installs into .venv
+# make test-chaos   a run that is killed 20 times, starved and damaged, against an undisturbed one (at most 10 minutes)
 # make lint   ruff, formatting and mypy, as CI runs them
 # The interpreter is PYTHON (3.11 or later): make demo PYTHON=python3.12
 PYTHON ?= python3
@@ -11,7 +12,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO := runs/demo
 
-.PHONY: demo test test-slow test-parity test-beam test-browser lint format clean
+.PHONY: demo test test-slow test-parity test-beam test-browser test-chaos lint format clean
 .DEFAULT_GOAL := test
 
 $(STAMP): pyproject.toml constraints.txt
@@ -55,6 +56,9 @@ test-browser: $(STAMP)
 test-beam: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,beam]'
 	$(BIN)/python -m pytest tests/data_prep/test_cluster.py
+
+test-chaos: $(STAMP)
+	SGMA_CHAOS=full $(BIN)/python -m pytest -m slow -s tests/chaos tests/end_to_end/test_dying_processes.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

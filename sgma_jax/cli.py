@@ -9,6 +9,7 @@ import os
 import runpy
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -60,6 +61,20 @@ class TrainArguments:
     """Continue from the newest checkpoint where the folder has one; --no-resume refuses such a folder instead."""
     stop_after: int | None = None
     """Stop after this step, with a checkpoint; the same command without it goes on."""
+    profile: int = 0
+    """Trace so many steps with jax.profiler into the folder's profile/, for TensorBoard or Perfetto."""
+    distributed: bool = False
+    """This is one of several processes, which the cluster has started: Cloud TPU, SLURM, Open MPI or Kubernetes (docs/pods.md)."""
+    coordinator: str | None = None
+    """HOST:PORT of process 0, the same for all processes, where the cluster does not say it; with --process and --processes."""
+    process: int | None = None
+    """Number of this process, from 0."""
+    processes: int | None = None
+    """How many processes there are."""
+    heartbeat_seconds: int = 60
+    """A process that is not heard of for so long is dead, and the others end."""
+    stall_seconds: int = 1800
+    """A process in which no step ends for so long says where it stands and ends; 0 waits for ever."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,12 +170,16 @@ def train(arguments: list[str]) -> None:
     if "--help" in arguments or "-h" in arguments:
         arguments = [*arguments, "--workdir", "RUN"]  # what is asked for is the list of fields
     own, rest = tyro.cli(TrainArguments, args=arguments[1:], return_unknown_args=True, add_help=False)
-    prog = f"sgma train {arguments[0]} --workdir RUN [--no-resume] [--stop-after STEP]"
+    prog = f"sgma train {arguments[0]} --workdir RUN [--no-resume] [--stop-after STEP] [--profile STEPS] [--distributed]"
     config = tyro.cli(TrainConfig, default=preset, args=rest, prog=prog, config=(tyro.conf.AvoidSubcommands,))
     _prepare_jax()
+    from sgma_jax.distributed import end_on_error, start
     from sgma_jax.training import fit
 
-    fit(config, own.workdir, stop_after=own.stop_after, resume=own.resume)
+    if own.distributed or (own.coordinator, own.process, own.processes) != (None, None, None):
+        start(own.coordinator, own.process, own.processes, silence=own.heartbeat_seconds)
+    session = partial(fit, stop_after=own.stop_after, resume=own.resume, profile=own.profile, stall_seconds=own.stall_seconds or None)
+    end_on_error(lambda: session(config, own.workdir))
 
 
 def evaluate(arguments: list[str]) -> None:

@@ -40,6 +40,10 @@ class DataConfig:
     """[C] Random horizontal and vertical flips and quarter turns; one draw for all sensors and the label."""
     workers: int = 0
     """Extra processes that prepare batches on each host; 0 prepares them in threads of the training process."""
+    on_bad_record: Literal["stop", "skip"] = "stop"
+    """[C] What training does about a record that cannot be read: end, or train without it. Evaluation always ends."""
+    max_bad_records: int = 100
+    """[C] Most records that are skipped before training ends after all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,6 +163,12 @@ class TrainConfig:
     """Steps between lines of metrics.jsonl."""
     keep_checkpoints: int = 2
     """Newest checkpoints that stay on disk."""
+    keep_every: int = 0
+    """Checkpoints of steps that this divides stay for ever; 0 keeps none for that."""
+    keep_best: int = 1
+    """[C] Checkpoints with the best average mIoU on the validation split that stay, too."""
+    max_bad_steps: int = 10
+    """[C] Steps in a row whose loss or gradient may be NaN or infinite, and which are therefore not applied, before training ends."""
     fsdp: int = 1
     """Devices over which parameters and optimiser state are sharded; the others replicate."""
     space: int = 1
@@ -183,7 +193,8 @@ def check(config: TrainConfig) -> None:
     positive = {"data.crop": data.crop, "data.batch_size": data.batch_size, "data.evaluation_batch_size": data.evaluation_batch_size,
                 "steps": config.steps, "evaluate_every": config.evaluate_every, "log_every": config.log_every,
                 "keep_checkpoints": config.keep_checkpoints, "fsdp": config.fsdp, "space": config.space, "accumulate": config.accumulate,
-                "model.magnify": config.model.magnify, "model.head_width": config.model.head_width}  # fmt: skip
+                "model.magnify": config.model.magnify, "model.head_width": config.model.head_width,
+                "max_bad_steps": config.max_bad_steps}  # fmt: skip
     for name, value in positive.items():
         if value < 1:
             raise InputError(f"{name} is {value}; it must be at least 1.")
@@ -201,8 +212,11 @@ def check(config: TrainConfig) -> None:
         raise InputError(f"optimizer.peak_learning_rate is {config.optimizer.peak_learning_rate}; it must be positive.")
     if not config.optimizer.clip_norm > 0.0:
         raise InputError(f"optimizer.clip_norm is {config.optimizer.clip_norm}; it must be positive (a large number, such as 1e9, clips nothing).")
-    if data.workers < 0:
-        raise InputError(f"data.workers is {data.workers}; it must be at least 0.")
+    counts = {"data.workers": data.workers, "data.max_bad_records": data.max_bad_records, "keep_every": config.keep_every,
+              "keep_best": config.keep_best}  # fmt: skip
+    for name, value in counts.items():
+        if value < 0:
+            raise InputError(f"{name} is {value}; it must be at least 0.")
     if not 0 <= config.seed < 2**32:
         raise InputError(f"seed is {config.seed}; it must lie between 0 and 2^32 - 1.")
     if config.sampling and not (0.0 <= config.sampling.decay < 1.0 and config.sampling.floor > 0.0 and config.sampling.lag >= 0):

@@ -18,6 +18,7 @@ from sgma_jax.config import DataConfig, TrainConfig
 from sgma_jax.data.pipeline import evaluation_batches, open_split, stack
 from sgma_jax.data.source import Source
 from sgma_jax.data.transforms import padding_like, to_sample
+from sgma_jax.distributed import compile_together
 from sgma_jax.metrics import CALIBRATION_BINS, LEVELS_PER_BIN, Tally, confidence_histogram, confusion_matrix, evaluation_report
 from sgma_jax.modalities import subsets
 from sgma_jax.models.devices import sum_over_devices
@@ -83,6 +84,7 @@ class Evaluator:
         self.predict = jax.jit(jax.shard_map(predict, mesh=mesh, in_specs=(everywhere, batch, everywhere), out_specs=pixels))
         """The Answer to (variables, batch, present(subset)). As `present` is an argument, shapes alone decide what is compiled: one
         program per number of sensors."""
+        self._compiled: dict[tuple[int, ...], Any] = {}
         self._count = jax.jit(jax.shard_map(count, mesh=mesh, in_specs=(batch.labels,) * 3, out_specs=everywhere))
 
     def present(self, subset: tuple[str, ...]) -> np.ndarray:
@@ -91,6 +93,15 @@ class Evaluator:
             return np.array([self.model.modalities.index(m) for m in subset], np.int32)
         return np.array([m in subset for m in self.model.modalities])
 
+    def _program(self, variables: Any, batch: Batch, subset: tuple[str, ...]) -> Any:
+        """`predict`, which with several processes none may call before all have it."""
+        if jax.process_count() == 1:
+            return self.predict
+        present = self.present(subset)
+        if present.shape not in self._compiled:
+            self._compiled[present.shape] = compile_together(self.predict, variables, batch, present)
+        return self._compiled[present.shape]
+
     def tally(self, variables: Any, batches: Iterable[Batch], progress: Callable[[int], None] = lambda done: None) -> dict[tuple[str, ...], Tally]:
         """What is counted over the batches, per subset."""
         classes, levels = len(self.classes), CALIBRATION_BINS * LEVELS_PER_BIN
@@ -98,7 +109,9 @@ class Evaluator:
         totals = dict.fromkeys(self.subsets, nothing)
         for done, batch in enumerate(batches):
             placed = put_batch(batch, self.mesh)
-            counts = {s: self._count(placed.labels, *self.predict(variables, placed, self.present(s))[:2]) for s in self.subsets}
+            counts = {
+                s: self._count(placed.labels, *self._program(variables, placed, s)(variables, placed, self.present(s))[:2]) for s in self.subsets
+            }
             for subset, (confusion, labelled, confidences) in counts.items():
                 totals[subset] = totals[subset].add(np.asarray(confusion), int(labelled), np.asarray(confidences))
             progress(done + 1)

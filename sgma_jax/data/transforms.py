@@ -62,7 +62,8 @@ def to_sample(example: Example, schema: Schema, number: int, kept: np.ndarray) -
     )
 
 
-def padding_like(sample: Batch) -> Batch:
-    """A sample that counts for nothing: no sensor, no label, id -1."""
+def padding_like(sample: Batch, number: int) -> Batch:
+    """A sample that counts for nothing: no sensor, no label, and a negative id that says why (structs.Batch)."""
     images = {name: np.zeros_like(image) for name, image in sample.images.items()}
-    return sample._replace(images=images, available=np.zeros_like(sample.available), labels=np.full_like(sample.labels, IGNORE), ids=np.int32(-1))
+    available, labels = np.zeros_like(sample.available), np.full_like(sample.labels, IGNORE)
+    return sample._replace(images=images, available=available, labels=labels, ids=np.int32(number))
