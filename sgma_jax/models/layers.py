@@ -155,7 +155,9 @@ def in_chunks(f: Callable[[Any], Any], inputs: Any, bytes_each: int, unroll: boo
     for the compiler's cost analysis.
     """
     elements = jax.tree.leaves(inputs)[0].shape[0]
-    if unroll or jax.default_backend() != "cpu" or jax.device_count() > 1:
+    # Inside shard_map every device has elements of its own, whose axis nobody shares.
+    shared = jax.device_count() > 1 and not jax.sharding.get_abstract_mesh().manual_axes
+    if unroll or jax.default_backend() != "cpu" or shared:
         return f(inputs)
     size = max(n for n in range(1, elements + 1) if elements % n == 0 and (n == 1 or n * bytes_each <= CACHED))
     f = jax.checkpoint(f)
