@@ -12,6 +12,7 @@ import jax
 from sgma_jax.checkpointing import Checkpoints, newest_step, prepare_run
 from sgma_jax.config import TrainConfig, check
 from sgma_jax.data.pipeline import evaluation_batches, open_split, training_batches
+from sgma_jax.data.schema import read_manifest
 from sgma_jax.data.source import Source
 from sgma_jax.errors import InputError
 from sgma_jax.evaluation import Evaluator
@@ -21,6 +22,7 @@ from sgma_jax.optimization import learning_rate
 from sgma_jax.reporting.metrics_log import MetricsLog
 from sgma_jax.reporting.progress import Progress
 from sgma_jax.reporting.provenance import log_start
+from sgma_jax.reporting.run_schema import write_run_schema
 from sgma_jax.sampling import SamplingTable
 from sgma_jax.sharding import check_batch_size, make_mesh, put_batch
 from sgma_jax.structs import TrainState
@@ -43,6 +45,7 @@ def fit(config: TrainConfig, workdir: Path, *, stop_after: int | None = None, re
     hosts = {"process": jax.process_index(), "processes": jax.process_count()}
     batches = training_batches(config.data, source, seed=config.seed, **hosts)
     prepare_run(workdir, config)
+    write_run_schema(workdir, source.schema, read_manifest(config.data.path))
 
     init, shapes = state_initializer(config, mesh)
     train_step = make_train_step(config, mesh, shapes)

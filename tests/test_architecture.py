@@ -35,7 +35,7 @@ FLOORS = (
     ("sgma_jax.data.pipeline", "sgma_jax.optimization"),
     ("sgma_jax.checkpointing", "sgma_jax.reporting"),
     ("sgma_jax.evaluation", "sgma_jax.interop", "sgma_jax.training_step"),
-    ("sgma_jax.training", "sgma_jax.report"),
+    ("sgma_jax.training", "sgma_jax.report", "sgma_jax.prediction"),
     ("sgma_jax.cli",),
 )
 WITHOUT_JAX = (

@@ -65,12 +65,12 @@ class Rasters:
     """
 
     def __init__(self) -> None:
-        self._open: OrderedDict[Path, DatasetReader] = OrderedDict()
+        self._open: OrderedDict[Path | str, DatasetReader] = OrderedDict()
 
     def __reduce__(self) -> tuple[type[Rasters], tuple[()]]:
         return Rasters, ()
 
-    def open(self, path: Path) -> DatasetReader:
+    def open(self, path: Path | str) -> DatasetReader:
         """The open file; it stays open until many others were."""
         if path in self._open:
             self._open.move_to_end(path)
@@ -92,7 +92,7 @@ class Rasters:
         while self._open:
             self._open.popitem()[1].close()
 
-    def bands(self, path: Path) -> list[int]:
+    def bands(self, path: Path | str) -> list[int]:
         """Numbers of the bands that hold data: all but the alpha band."""
         dataset = self.open(path)
         return [i for i, meaning in zip(dataset.indexes, dataset.colorinterp, strict=True) if meaning != ColorInterp.alpha]
@@ -113,7 +113,7 @@ class Rasters:
             return False
         return _shift(image, self.grid(label)) == (0, 0)
 
-    def grid(self, path: Path) -> Grid:
+    def grid(self, path: Path | str) -> Grid:
         """The raster's own grid."""
         dataset = self.open(path)
         return Grid(dataset.crs, dataset.transform, dataset.height, dataset.width)
@@ -145,7 +145,7 @@ class Rasters:
         pixels[:height, :width] = np.moveaxis(values, 0, -1)
         return pixels, available
 
-    def on_grid(self, path: Path, grid: Grid, window: Window, bands: Sequence[int] = ()) -> tuple[np.ndarray, np.ndarray]:
+    def on_grid(self, path: Path | str, grid: Grid, window: Window, bands: Sequence[int] = ()) -> tuple[np.ndarray, np.ndarray]:
         """Values [bands, rows, columns] of a window of the grid in the raster's own type, 0 where there are none, and availability [rows, columns].
 
         `bands` are numbers from 1, all but the alpha band if none is named. Where the raster has the grid's pixels they are taken as they
@@ -167,7 +167,7 @@ class Rasters:
             values[:, *inside] = np.where(valid[inside], read, np.zeros((), values.dtype))
         return values, valid
 
-    def _pixels(self, path: Path, bands: list[int], window: Window) -> tuple[np.ndarray, np.ndarray]:
+    def _pixels(self, path: Path | str, bands: list[int], window: Window) -> tuple[np.ndarray, np.ndarray]:
         """Values [bands, rows, columns] of the raster's own pixels, and where they are data: nodata, mask, alpha and NaN are not."""
         dataset = self.open(path)
         values = self._read(path, bands, window)
@@ -186,7 +186,7 @@ class Rasters:
             valid &= ~(missing.all(0) if nodata == 0 else missing.any(0))
         return values, valid
 
-    def _warped(self, path: Path, bands: list[int], grid: Grid, window: Window) -> tuple[np.ndarray, np.ndarray]:
+    def _warped(self, path: Path | str, bands: list[int], grid: Grid, window: Window) -> tuple[np.ndarray, np.ndarray]:
         image = self.open(path)
         dtype, shape = np.dtype(image.dtypes[bands[0] - 1]), (int(window.height), int(window.width))
         source = self._source_window(image, grid, window)
@@ -240,7 +240,7 @@ class Rasters:
         right, bottom = min(image.width, int(columns.max() + margin) + 1), min(image.height, int(rows.max() + margin) + 1)
         return Window(left, top, right - left, bottom - top) if right > left and bottom > top else None
 
-    def _read(self, path: Path, bands: int | list[int], window: Window, mask: bool = False) -> np.ndarray:
+    def _read(self, path: Path | str, bands: int | list[int], window: Window, mask: bool = False) -> np.ndarray:
         dataset = self.open(path)
         try:
             with rasterio.Env(GDAL_CACHEMAX=CACHE_MB):
