@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import warnings
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -54,7 +56,7 @@ def write_geotiff(
     if len(bands) > 1:
         profile["photometric"] = "minisblack"
     try:
-        with writable(path.parent), _environment():
+        with writable(path.parent), _raster_errors(path), _environment():
             with rasterio.open(temporary, "w", **profile) as file:
                 file.update_tags(**tags)
                 for number, (description, own) in enumerate(bands, 1):
@@ -78,8 +80,6 @@ def write_geotiff(
                 _write_colours(auxiliary, colours)
             os.replace(final, path)
             fsync_folder(path.parent)
-    except RasterioError as error:
-        raise _write_error(path, error) from error
     finally:
         for left in (temporary, final):
             left.unlink(missing_ok=True)
@@ -117,7 +117,7 @@ def _check(path: Path, checksums: list[int]) -> None:
             first = number * BLOCK
             block = file.read(window=Window(0, first, file.width, min(BLOCK, file.height - first)))
             if zlib.crc32(block.tobytes()) != expected:
-                raise OSError(28, "No space left on device", str(path))
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
 
 def _write_colours(path: Path, colours: Colours) -> None:
@@ -135,16 +135,19 @@ def _sync(path: Path) -> None:
 
 @contextlib.contextmanager
 def _environment() -> Iterator[None]:
-    import warnings
-
     with rasterio.Env(GDAL_CACHEMAX=CACHE_MB, GDAL_PAM_ENABLED=True), warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         yield
 
 
-def _write_error(path: Path, error: Exception) -> Exception:
-    reason = str(error.__cause__ or error).split("\n")[0]
-    free = os.statvfs(path.parent)
-    if free.f_bavail * free.f_frsize < 2**20 or "space" in reason.lower():
-        return OSError(28, "No space left on device", str(path))
-    return InputError(f"{path} cannot be written ({reason}). Choose another --out.")
+@contextlib.contextmanager
+def _raster_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except RasterioError as error:
+        reason = str(error.__cause__ or error).split("\n")[0]
+        free = os.statvfs(path.parent)
+        # What GDAL could not read back it could not write, and it does not say why.
+        if free.f_bavail * free.f_frsize < 2**20 or "space" in reason.lower():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+        raise InputError(f"{path} cannot be written ({reason}). Choose another --out.") from error

@@ -49,6 +49,8 @@ class Run:
                 raise InputError(f"--sensor {name}: {self.folder} was not trained on it; its sensors are {', '.join(known)}.")
         if not names:
             raise InputError(f"no sensor is given; give at least one of {', '.join(known)}, as --sensor {known[0]}=FILE.")
+        if len(known) > 16:
+            raise InputError(f"{self.folder} has {len(known)} sensors; prediction keeps track of 16 at most.")
         return tuple(name for name in known if name in names)
 
     @functools.lru_cache(maxsize=4)  # noqa: B019 (a run lives as long as its programs)
@@ -86,7 +88,7 @@ class SgmaWindows:
                 return _answers(model, bands, variables, part[0], part[1], bits, robustness)
 
             parts = jax.tree.map(lambda x: x.reshape(-1, together, *x.shape[1:]), (images, available))
-            return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), jax.lax.map(some, parts))
+            return jax.tree.map(lambda x: x.reshape(x.shape[0] * x.shape[1], *x.shape[2:]), jax.lax.map(some, parts))
 
         self._answer = jax.jit(jax.shard_map(answer, mesh=mesh, in_specs=(whole, split, split), out_specs=split, check_vma=False))
         self._place = NamedSharding(mesh, split)

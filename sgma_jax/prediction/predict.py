@@ -101,6 +101,8 @@ def write_scene(model: WindowModel, scene: Scene, out: Path, options: PredictOpt
         "layers": layers.to_json(),
         "tags": {"run": str(model.identity.get("run", "")), "step": str(model.identity.get("step", "")), **_versions()},
     }
+    if len(outside := scene.outside()) == len(scene.sensors):
+        raise InputError(f"no sensor has a pixel within the map's bounds ({', '.join(outside)}); correct --bounds, --crs or the files.")
     with open_parts(out, journal, options.resume, (number, count), units) as parts:
         todo = [unit for unit in units if unit not in parts]
         with Progress("windows", len(units) * tiling.columns, start=(len(units) - len(todo)) * tiling.columns) as progress:
@@ -109,6 +111,8 @@ def write_scene(model: WindowModel, scene: Scene, out: Path, options: PredictOpt
                 f"strips of {strip} row(s) of windows take {blending_bytes(tiling, layers, strip) / 1e6:.0f} MB, windows on their way "
                 f"{waiting_bytes(model) / 1e6:.0f} MB and GDAL up to {CACHE_MB} MB, besides the network"
             )
+            if outside:
+                progress.say(f"note: {', '.join(outside)} has no pixel on the map's grid; the others carry on")
             if len(todo) < len(units):
                 progress.say(f"going on: {len(units) - len(todo)} of {len(units)} rows of windows are there")
             work = _Work(model, scene, tiling, layers, parts, progress, (len(units) - len(todo)) * tiling.columns)

@@ -56,6 +56,11 @@ class Scene:
         """A window of the tiling, mirrored where it reaches beyond the scene; None where no sensor has a pixel."""
         return cut_window(tiling, row, column, [s.modality for s in self.sensors], lambda part: [self._sensor(s, part) for s in self.sensors])
 
+    def outside(self) -> list[str]:
+        """Sensors that have no pixel on the grid."""
+        whole = Window(0, 0, self.grid.width, self.grid.height)
+        return [s.modality.name for s in self.sensors if not any(touches(self._extents[file], whole) for file in s.files)]
+
     def close(self) -> None:
         """Close all files."""
         for rasters in self._opened:

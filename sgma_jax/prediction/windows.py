@@ -109,13 +109,28 @@ class Tiling:
         first = 0 if row == 0 else self.start(row)
         return first, self.height if row == self.rows - 1 else self.start(row + 1)
 
-    def weights(self) -> np.ndarray:
-        """[window] of 256ths, rising as a squared sine over the overlap; with the neighbour's they add up to 256."""
+    @property
+    def blind(self) -> int:
+        """[C] Outermost pixels of a window that count for nothing where a neighbour sees them better: a quarter of the overlap.
+
+        For a network that looks no further than this, the map is that of one window over the whole scene.
+        """
+        return self.overlap // 4
+
+    def weights(self, number: int, count: int) -> np.ndarray:
+        """[window] uint32, 256ths, along one axis, of window `number` of `count`; those of all windows add up to 256 at every pixel.
+
+        They rise as a squared sine over the middle half of the overlap; where there is no neighbour they are 256.
+        """
         weights = np.full(self.window, WEIGHT, np.uint32)
-        phase = (np.arange(self.overlap) + 0.5) / max(self.overlap, 1)
-        rise = np.clip(np.rint(WEIGHT * np.sin(0.5 * np.pi * phase) ** 2), 1, WEIGHT - 1).astype(np.uint32)
-        weights[: self.overlap] = rise
-        weights[self.window - self.overlap :] = WEIGHT - rise
+        rise = np.zeros(self.overlap, np.uint32)
+        ramp = self.overlap - 2 * self.blind
+        rise[self.blind : self.blind + ramp] = np.rint(WEIGHT * np.sin(0.5 * np.pi * (np.arange(ramp) + 0.5) / max(ramp, 1)) ** 2)
+        rise[self.blind + ramp :] = WEIGHT
+        if number > 0:
+            weights[: self.overlap] = rise
+        if number < count - 1:
+            weights[self.window - self.overlap :] = WEIGHT - rise
         return weights
 
 
@@ -148,8 +163,6 @@ class Blender:
 
     def __init__(self, tiling: Tiling, classes: int, layers: int, first: int, strip: int) -> None:
         self.tiling, self._first = tiling, first
-        weights = tiling.weights()
-        self._weights = weights[:, None] * weights
         self._top = tiling.start(first)
         width = (tiling.columns - 1) * tiling.stride + tiling.window
         rows = (strip - 1) * tiling.stride + tiling.window
@@ -163,11 +176,12 @@ class Blender:
         tiling = self.tiling
         top, left = tiling.start(row) - self._top, column * tiling.stride
         place = (slice(top, top + tiling.window), slice(left, left + tiling.window))
+        weights = tiling.weights(row, tiling.rows)[:, None] * tiling.weights(column, tiling.columns)
         for sums, values in ((self._sums, probabilities), (self._robustness, robustness)):
             for layer, value in zip(sums, values, strict=True):
-                layer[place] += value * self._weights
+                layer[place] += value * weights
         # 65535 times 256 times 256 is below 2^32.
-        self._total[place] += np.where(used > 0, self._weights * np.uint32(ONE), np.uint32(0))
+        self._total[place] += np.where(used > 0, weights * np.uint32(ONE), np.uint32(0))
         self._used[place] |= used
 
     def finish(self, row: int) -> Rows:
