@@ -35,11 +35,17 @@ class Run:
         self.schema: RunSchema = read_run_schema(folder)
         if self.schema.schema.names != self.config.data.modalities or self.schema.schema.classes != self.config.data.classes:
             raise InputError(f"{folder}: schema.json and config.json name different sensors or classes; restore the files that belong together.")
+
+    @functools.cached_property
+    def weights(self) -> tuple[int, dict[str, Any]]:
+        """Step and variables of the newest checkpoint, read when they are first needed, so that bad arguments are told at once."""
         shapes = with_sharding(jax.eval_shape(lambda: initial_variables(self.config)), make_mesh(1))
-        self.step, variables, manifest_hash = restore_newest_model(folder, shapes)
-        self.variables = jax.device_get(variables)
+        step, variables, manifest_hash = restore_newest_model(self.folder, shapes)
         if manifest_hash != self.schema.manifest_hash:
-            raise InputError(f"{folder}: schema.json is not of the data set that the checkpoint was trained on; restore the file that belongs to it.")
+            raise InputError(
+                f"{self.folder}: schema.json is not of the data set that the checkpoint was trained on; restore the file that belongs to it."
+            )
+        return step, jax.device_get(variables)
 
     def check_sensors(self, names: Sequence[str]) -> tuple[str, ...]:
         """The sensors in the run's order; InputError where one is unknown or none is named."""
@@ -78,7 +84,8 @@ class SgmaWindows:
             palette=schema.palette,
             layers=robustness_layers(names, robustness),
         )
-        self.identity = {"run": run.folder.resolve().name, "step": run.step, "manifest": run.schema.manifest_hash, "window": window}
+        step_trained, variables = run.weights
+        self.identity = {"run": run.folder.resolve().name, "step": step_trained, "manifest": run.schema.manifest_hash, "window": window}
         model, bits, bands = make_model(run.config), self.labels.bits, run.config.data.bands
         mesh = Mesh(np.array(devices), ("windows",))
         whole, split = PartitionSpec(), PartitionSpec("windows")
@@ -92,7 +99,7 @@ class SgmaWindows:
 
         self._answer = jax.jit(jax.shard_map(answer, mesh=mesh, in_specs=(whole, split, split), out_specs=split, check_vma=False))
         self._place = NamedSharding(mesh, split)
-        self._variables = jax.device_put(run.variables, NamedSharding(mesh, whole))
+        self._variables = jax.device_put(variables, NamedSharding(mesh, whole))
 
     def __call__(self, images: dict[str, np.ndarray], available: np.ndarray) -> Answers:
         """Answers, still being computed."""

@@ -14,7 +14,6 @@ import pytest
 import rasterio
 from rasterio.transform import from_origin
 
-from data_prep import geotiff
 from data_prep.synthetic import render
 from sgma_jax.prediction import Run, predict_image
 from tests.end_to_end.test_commands import assert_one_line
@@ -154,22 +153,3 @@ def test_the_same_bytes_on_one_device_and_on_four_with_any_batch(tiny_run: Path,
         subprocess.run(command, check=True, capture_output=True, timeout=600, env=environment)
         maps.append(out.read_bytes())
     assert maps[1:] == maps[:-1]
-
-
-@pytest.mark.real_data
-def test_a_real_scene_is_mapped_with_any_of_its_sensors(real_data: Path, sgma: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = real_data / "ign_grauduroi"
-    options = ["--modalities", "rgb", "nir", "ndsm", "--tile", "128"]
-    monkeypatch.setattr(sys, "argv", ["geotiff", str(folder), str(tmp_path / "data"), *options])
-    geotiff.main()
-    short = ("--steps", 2, "--warmup-steps", 0, "--evaluate-every", 2, "--data.batch-size", 2, "--data.crop", 32)
-    train = sgma("train", "experiments/grau_du_roi.py", "--data.path", tmp_path / "data", "--workdir", tmp_path / "run", *short)
-    assert train[0] == 0, train[2]
-    given = [f"--sensor={name}={folder / f'{name}.tif'}" for name in ("ndsm", "rgb")]
-    status, _, err = sgma("predict", tmp_path / "run", *given, "--out", tmp_path / "map.tif", *WINDOWS, "--used")
-    assert status == 0, err
-    with rasterio.open(tmp_path / "map.tif") as got, rasterio.open(folder / "ndsm.tif") as expected:
-        assert (got.transform, got.crs, got.shape) == (expected.transform, expected.crs, expected.shape)
-        classes, used = got.read()
-    assert (classes != 255).mean() > 0.5
-    np.testing.assert_array_equal(classes == 255, used == 255)
