@@ -6,6 +6,7 @@ import contextlib
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,6 @@ from sgma_jax.prediction.polygons import polygon_files
 from sgma_jax.prediction.scene import Scene, Sensor, check_files, list_files
 from sgma_jax.prediction.windows import CELL, Answers, Blender, Tiling, WindowModel
 from sgma_jax.reporting.progress import Progress
-from sgma_jax.reporting.provenance import provenance
 
 
 def predict_scene(
@@ -99,7 +99,7 @@ def write_scene(model: WindowModel, scene: Scene, out: Path, options: PredictOpt
         "window": model.window,
         "overlap": overlap,
         "layers": layers.to_json(),
-        "tags": {"run": str(model.identity.get("run", "")), "step": str(model.identity.get("step", "")), **_versions()},
+        "tags": {"run": str(model.identity.get("run", "")), "step": str(model.identity.get("step", "")), "version": version("sgma_jax")},
     }
     if len(outside := scene.outside()) == len(scene.sensors):
         raise InputError(f"no sensor has a pixel within the map's bounds ({', '.join(outside)}); correct --bounds, --crs or the files.")
@@ -199,7 +199,3 @@ def _identity(file: File) -> list[Any]:
         return [file]
     found = os.stat(file)
     return [file.name, found.st_size, found.st_mtime_ns]
-
-
-def _versions() -> dict[str, str]:
-    return {"sgma_jax": provenance()["versions"]["sgma_jax"]}
