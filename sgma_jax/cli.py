@@ -1,4 +1,4 @@
-"""The `sgma` command: train, evaluate, report, inspect, data, weights."""
+"""The `sgma` command: train, evaluate, predict, report, inspect, data, weights."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ USAGE = """usage: sgma COMMAND ...
 
   sgma train PRESET --workdir RUN [--data.path DATA] [--FIELD VALUE ...]   train, or continue RUN where it stopped
   sgma evaluate RUN [--split test] [--missing skip|zero] [--pictures N]    score RUN on every subset of its sensors
+  sgma predict RUN --sensor NAME=FILE [--sensor NAME=FILE ...] --out MAP   map a whole scene from any of RUN's sensors
   sgma report RUN [RUN ...] --out report.html [--scenes 3]                 one HTML page: scores, scenes with switches, curves, model card
   sgma inspect PRESET [--size 512] [--json]                                parameters and multiply-adds by part
   sgma data show SET [--split train] [--n 6] [--out SHEET.png]             look at a converted set: counts, statistics, a contact sheet
@@ -196,6 +197,14 @@ def evaluate(arguments: list[str]) -> None:
     print_evaluation(evaluate_run(own.run, config, own.split, own.missing, own.pictures))
 
 
+def predict(arguments: list[str]) -> None:
+    """`sgma predict RUN --sensor NAME=FILE --out MAP`: writes a GeoTIFF; docs/prediction.md says it all."""
+    _prepare_jax()
+    from sgma_jax.prediction import command
+
+    command.predict(arguments)
+
+
 def report(arguments: list[str]) -> None:
     """`sgma report RUN [RUN ...] --out FILE`: writes the page and says how large it is."""
     own = tyro.cli(ReportArguments, args=arguments, prog="sgma report")
@@ -280,7 +289,7 @@ def _prepare_jax() -> None:
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
 
 
-COMMANDS = {"train": train, "evaluate": evaluate, "report": report, "inspect": inspect, "data": data, "weights": weights}
+COMMANDS = {"train": train, "evaluate": evaluate, "predict": predict, "report": report, "inspect": inspect, "data": data, "weights": weights}
 
 
 @one_line_errors

@@ -173,7 +173,7 @@ def answer_records(
     everything, size = np.ones(len(source.schema.modalities), bool), config.evaluation_batch_size
     for start in range(0, len(records), size):
         samples = [to_sample(source[n], source.schema, n, everything) for n in records[start : start + size]]
-        batch = put_batch(stack(samples + [padding_like(samples[0])] * (size - len(samples))), evaluator.mesh)
+        batch = put_batch(stack(samples + [padding_like(samples[0], -1)] * (size - len(samples))), evaluator.mesh)
         answers = {s: jax.device_get(evaluator.predict(variables, batch, evaluator.present(s))) for s in evaluator.subsets}
         for i in range(len(samples)):
             yield {s: Answer(a.classes[i].astype(np.uint8), a.confidence[i], tuple(r[i] for r in a.robustness)) for s, a in answers.items()}

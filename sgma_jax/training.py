@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from sgma_jax.checkpointing import Checkpoints, Keep, Restored, newest_step, prepare_run
 from sgma_jax.config import TrainConfig, check
 from sgma_jax.data.pipeline import evaluation_batches, open_split, training_batches
+from sgma_jax.data.schema import read_manifest
 from sgma_jax.data.source import Source
 from sgma_jax.distributed import Preemption, compile_together, from_writer, is_writer
 from sgma_jax.errors import InputError
@@ -25,6 +26,7 @@ from sgma_jax.optimization import learning_rate
 from sgma_jax.reporting.metrics_log import FILE_NAME, MetricsLog, read_metrics
 from sgma_jax.reporting.progress import Progress
 from sgma_jax.reporting.provenance import log_start
+from sgma_jax.reporting.run_schema import write_run_schema
 from sgma_jax.sampling import SamplingTable
 from sgma_jax.sharding import check_batch_size, check_rows, describe_sharding, make_mesh, put_batch, put_samples
 from sgma_jax.step_reports import StepReports
@@ -60,6 +62,7 @@ def fit(
     # A run that goes on has its weights in its checkpoint, and needs the file no more.
     pretrained = read_pretrained(config.model) if config.model.pretrained and newest_step(workdir) is None else None
     prepare_run(workdir, config)
+    write_run_schema(workdir, source.schema, read_manifest(config.data.path))
 
     init, shapes = state_initializer(config, mesh)
     train_step = make_train_step(config, mesh, shapes)

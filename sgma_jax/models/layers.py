@@ -177,13 +177,15 @@ CACHED = 2**20
 def in_chunks(f: Callable[[Any], Any], inputs: Any, bytes_each: int, unroll: bool = False) -> Any:
     """`f(inputs)`, for an `f` that works on each element of the leading axis alone; `bytes_each` is its largest intermediate array's part.
 
-    On one CPU device `f` runs on few elements at a time, so that what it computes stays in the cache, and its gradient computes it again
+    On a CPU device `f` runs on few elements at a time, so that what it computes stays in the cache, and its gradient computes it again
     instead of fetching it from memory: an MLP of PVT-v2 with its gradient takes half the time (docs/benchmarks.md). Elsewhere it is just
-    `f(inputs)`: an accelerator wants all at once, and several devices exchange what they need of each other once, not once a chunk. `unroll`
+    `f(inputs)`: an accelerator wants all at once, and devices that share rows exchange them once, not once a chunk. `unroll`
     asks for that too, for the compiler's cost analysis.
     """
     elements = jax.tree.leaves(inputs)[0].shape[0]
-    if unroll or jax.default_backend() != "cpu" or jax.device_count() > 1:
+    # Inside shard_map every device has elements of its own, whose axis nobody shares, unless it has but a strip of each.
+    shared = jax.device_count() > 1 and (not jax.sharding.get_abstract_mesh().manual_axes or rows_are_shared())
+    if unroll or jax.default_backend() != "cpu" or shared:
         return f(inputs)
     size = max(n for n in range(1, elements + 1) if elements % n == 0 and (n == 1 or n * bytes_each <= CACHED))
     f = jax.checkpoint(f)

@@ -42,10 +42,13 @@ class Progress:
         if self._bar:
             self._bar.stop()
 
-    def update(self, done: int, *, loss: float | None = None, images_per_second: float | None = None) -> None:
+    def update(
+        self, done: int, *, loss: float | None = None, images_per_second: float | None = None, megapixels_per_second: float | None = None
+    ) -> None:
         """Show that `done` of the total are done, with what else is known."""
         values = [] if loss is None else [f"loss {loss:.4f}"]
         values += [] if images_per_second is None else [f"{images_per_second:.1f} images/s"]
+        values += [] if megapixels_per_second is None else [f"{megapixels_per_second:.2f} Mpx/s"]
         if self._bar:
             self._bar.update(self._task, completed=done, values="  ".join(values))
             return
