@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
 from sgma_jax.checkpointing import read_config, restore_newest_model
 from sgma_jax.config import TrainConfig
@@ -87,8 +87,8 @@ class SgmaWindows:
         step_trained, variables = run.weights
         self.identity = {"run": run.folder.resolve().name, "step": step_trained, "manifest": run.schema.manifest_hash, "window": window}
         model, bits, bands = make_model(run.config), self.labels.bits, run.config.data.bands
-        mesh = Mesh(np.array(devices), ("windows",))
-        whole, split = PartitionSpec(), PartitionSpec("windows")
+        mesh = make_mesh(1, devices=devices)
+        whole, split = PartitionSpec(), PartitionSpec("data")
 
         def answer(variables: Any, images: dict[str, jax.Array], available: jax.Array) -> Answers:
             def some(part: tuple[dict[str, jax.Array], jax.Array]) -> Answers:

@@ -106,7 +106,14 @@ def test_every_command_of_the_readme_runs(users_folder: Path, monkeypatch: pytes
             monkeypatch.setattr(sys, "argv", arguments)
             main()
     assert {p.name for p in (users_folder / "runs/first/evaluation").iterdir()} == {"test.json", "test_zero.json"}
-    for written in ("runs/mine/run/evaluation/test.json", "runs/potsdam/data/manifest.json", "city.png", "report.html", "map.tif", "first.safetensors"):
+    for written in (
+        "runs/mine/run/evaluation/test.json",
+        "runs/potsdam/data/manifest.json",
+        "city.png",
+        "report.html",
+        "map.tif",
+        "first.safetensors",
+    ):
         assert (users_folder / written).is_file()
 
 
