@@ -123,7 +123,7 @@ def test_accumulation_rematerialisation_and_sharing_go_together_and_save_memory(
 
 EVALUATION = """
 import json, jax, numpy as np
-from topologies import CONFIG, batch_of, configuration, first_state
+from topologies import CONFIG, batch_of, first_state
 from sgma_jax.evaluation import Evaluator
 from sgma_jax.models.sgma import make_model
 from sgma_jax.sharding import make_mesh
@@ -131,7 +131,8 @@ from sgma_jax.training_step import state_initializer
 result = []
 for data, fsdp, space in ((1, 1, 1), (1, 2, 4)):
     mesh = make_mesh(fsdp, space, jax.devices()[: data * fsdp * space])
-    state = first_state(state_initializer(CONFIG, mesh)[1])  # with parameters sharded over fsdp, as training has them
+    shapes = state_initializer(CONFIG, mesh)[1]  # with parameters sharded over fsdp, as training has them
+    state = jax.tree.map(lambda x, s: jax.device_put(x, s.sharding), first_state(), shapes)
     evaluator = Evaluator(make_model(CONFIG), CONFIG.data.classes, mesh)
     tallies = evaluator.tally({"params": state.params, "batch_stats": state.batch_stats}, [batch_of(0), batch_of(1)])
     result.append({"+".join(s): [t.confusion.tolist(), t.labelled, t.confidences.sum(0).tolist()] for s, t in tallies.items()})

@@ -6,6 +6,7 @@ python topologies.py STEPS FLAGS DATAxFSDPxSPACE ...   FLAGS: "plain", or fields
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import sys
 from typing import Any
@@ -44,19 +45,11 @@ def batch_of(seed: int) -> Batch:
     return Batch(images, available, kept, labels, np.arange(SAMPLES, dtype=np.int32), rng.integers(0, 2, SAMPLES).astype(np.int32))
 
 
-def first_state(shapes: Any) -> Any:
-    """A state with random kernels, made on the host: the program that initialises would take as long to compile as the step."""
-    rng = np.random.default_rng(0)
-
-    def fill(path: Any, leaf: Any) -> Any:
-        name = jax.tree_util.keystr(path)
-        if name.startswith(".params") and "kernel" in name:
-            value = rng.normal(size=leaf.shape) / np.sqrt(np.prod(leaf.shape[:-1]))
-        else:
-            value = np.full(leaf.shape, float("opt_state" not in name and ("scale" in name or "var" in name)))
-        return jax.device_put(value.astype(leaf.dtype), leaf.sharding)
-
-    return jax.tree_util.tree_map_with_path(fill, shapes)
+@functools.cache
+def first_state() -> Any:
+    """The initial state as arrays on the host: made once, because it is the same on every mesh and takes long to compile."""
+    init, _ = state_initializer(CONFIG, make_mesh(1, devices=jax.devices()[:1]))
+    return jax.tree.map(np.asarray, init())
 
 
 def configuration(flags: str) -> TrainConfig:
@@ -71,7 +64,7 @@ def train(config: TrainConfig, topology: str, steps: int) -> dict[str, Any]:
     mesh = make_mesh(fsdp, space, jax.devices()[: data * fsdp * space])
     _, shapes = state_initializer(config, mesh)
     step = make_train_step(config, mesh, shapes).lower(shapes, put_batch(batch_of(0), mesh)).compile()  # type: ignore[attr-defined]
-    state, reports = first_state(shapes), []
+    state, reports = jax.tree.map(lambda x, s: jax.device_put(x, s.sharding), first_state(), shapes), []
     for number in range(steps):
         state, report = step(state, put_batch(batch_of(number), mesh))
         losses = {name: float(value) for name, value in report.losses.items()}
