@@ -13,7 +13,7 @@ import threading
 import traceback
 from collections.abc import Callable
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -25,6 +25,8 @@ from sgma_jax.errors import InputError, one_line_errors
 PATIENCE = 1800
 """[C] Seconds that processes wait for each other where one may have more to do, such as compiling."""
 CLUSTERS = "Cloud TPU, SLURM, Open MPI or Kubernetes"
+
+T = TypeVar("T")
 
 
 def start(coordinator: str | None = None, process: int | None = None, processes: int | None = None, *, silence: int = 60) -> None:
@@ -41,6 +43,8 @@ def start(coordinator: str | None = None, process: int | None = None, processes:
     if coordinator is not None and not coordinator.rpartition(":")[2].isdigit():
         raise InputError(f"--coordinator is {coordinator!r}; it is HOST:PORT, the same for all, of the host of process 0.")
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    # Unlike a GPU or TPU a CPU would run two programs at once, and their collectives would meet in another order in each process.
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
     try:
         jax.distributed.initialize(coordinator, processes, process, heartbeat_timeout_seconds=silence, shutdown_timeout_seconds=silence)
     except ValueError as error:
@@ -91,13 +95,14 @@ def compile_together(program: Any, *arguments: Any) -> Any:
     return compiled
 
 
-def end_on_error(main: Callable[[], None]) -> None:
-    """Call `main`; with several processes an error ends this one at once, so that the others notice instead of waiting for it."""
+def end_on_error(main: Callable[[], T]) -> T:
+    """What `main` returns; with several processes an error ends this one at once, so that the others notice instead of waiting for it."""
     if not jax.distributed.is_initialized():
-        main()
-        return
+        return main()
+    returned: list[T] = []
     try:
-        one_line_errors(main)()
+        one_line_errors(lambda: returned.append(main()))()
+        return returned[0]
     except BaseException as error:
         # Python's orderly exit would wait for the others, which wait for this process in the middle of a step.
         if not isinstance(error, SystemExit):

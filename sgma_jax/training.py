@@ -40,14 +40,28 @@ class _Preempted(Exception):
 
 def fit(
     config: TrainConfig, workdir: Path, *, stop_after: int | None = None, resume: bool = True, profile: int = 0, stall_seconds: float | None = None
-) -> None:
+) -> bool:
     """Train into `workdir`, or continue what is there from its newest checkpoint, bit for bit.
 
     `stop_after` ends early, after a checkpoint at that step; the schedule stays that of `config.steps`. Without `resume` a run that
     has a checkpoint is refused. A trace of `profile` steps goes to RUN/profile. A process in which nothing happens for `stall_seconds`
-    prints where it stands and ends. SIGTERM saves and returns. With several processes all call this alike, and one of them
+    prints where it stands and ends. SIGTERM saves and returns False. With several processes all call this alike, and one of them
     writes what is no checkpoint. Raises InputError for a configuration or data set that does not fit, before anything is written.
     """
+    with Preemption() as preemption, _Watchdog(stall_seconds) as alive:
+        _fit(config, workdir, stop_after, resume, profile, preemption, alive)
+        return not preemption.reached()
+
+
+def _fit(
+    config: TrainConfig,
+    workdir: Path,
+    stop_after: int | None,
+    resume: bool,
+    profile: int,
+    preemption: Preemption,
+    alive: Callable[[], None],
+) -> None:
     check(config)
     mesh = make_mesh(config.fsdp)
     check_batch_size("data.batch_size", config.data.batch_size, mesh)
@@ -90,8 +104,6 @@ def fit(
     with contextlib.ExitStack() as stack:
         log = stack.enter_context(MetricsLog(workdir, start or None)) if is_writer() else None
         progress = stack.enter_context(Progress("training", config.steps, start=start, quiet=not is_writer()))
-        preemption = stack.enter_context(Preemption())
-        alive = stack.enter_context(_Watchdog(stall_seconds))
         tracing = stack.enter_context(_Trace(workdir / "profile", profile if is_writer() else 0))
         reports = StepReports(config, source, log, progress, restored.progress.faults if restored else {})
         stack.callback(reports.close)
