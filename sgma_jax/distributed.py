@@ -5,6 +5,7 @@ Every function that needs the other processes must be called by all of them, in 
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -27,6 +28,7 @@ PATIENCE = 1800
 CLUSTERS = "Cloud TPU, SLURM, Open MPI or Kubernetes"
 
 T = TypeVar("T")
+_MEETINGS = itertools.count()
 
 
 def start(coordinator: str | None = None, process: int | None = None, processes: int | None = None, *, silence: int = 60) -> None:
@@ -43,8 +45,6 @@ def start(coordinator: str | None = None, process: int | None = None, processes:
     if coordinator is not None and not coordinator.rpartition(":")[2].isdigit():
         raise InputError(f"--coordinator is {coordinator!r}; it is HOST:PORT, the same for all, of the host of process 0.")
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    # Unlike a GPU or TPU a CPU would run two programs at once, and their collectives would meet in another order in each process.
-    jax.config.update("jax_cpu_enable_async_dispatch", False)
     try:
         jax.distributed.initialize(coordinator, processes, process, heartbeat_timeout_seconds=silence, shutdown_timeout_seconds=silence)
     except ValueError as error:
@@ -59,8 +59,9 @@ def is_writer() -> bool:
 def wait_for_all(name: str) -> None:
     """Return when every process is here; all give the same name."""
     if jax.process_count() > 1:
-        # By the coordinator and not by a collective: those give up after half a minute on CPU.
-        multihost.sync_global_processes(name, timeout=PATIENCE)
+        # Named processes meet at the coordinator and not in a collective, which on CPU gives up after half a minute. A meeting's name
+        # must be new, so the meetings are counted.
+        multihost.sync_global_processes(f"{name} {next(_MEETINGS)}", timeout=PATIENCE, processes=set(range(jax.process_count())))
 
 
 def gather(array: np.ndarray) -> np.ndarray:
@@ -93,6 +94,15 @@ def compile_together(program: Any, *arguments: Any) -> Any:
     compiled = program.lower(*arguments).compile()
     wait_for_all("compiled")
     return compiled
+
+
+def in_turn(results: Any) -> Any:
+    """The results of a program, after which another may be called that does not depend on them.
+
+    A GPU or TPU runs programs in the order of the calls. A CPU runs those at once that do not wait for each other, and between processes
+    their collectives would then meet crosswise; so there this waits.
+    """
+    return jax.block_until_ready(results) if jax.process_count() > 1 and jax.default_backend() == "cpu" else results
 
 
 def end_on_error(main: Callable[[], T]) -> T:

@@ -18,7 +18,7 @@ from sgma_jax.config import DataConfig, TrainConfig
 from sgma_jax.data.pipeline import evaluation_batches, open_split, stack
 from sgma_jax.data.source import Source
 from sgma_jax.data.transforms import to_sample
-from sgma_jax.distributed import compile_together
+from sgma_jax.distributed import compile_together, in_turn
 from sgma_jax.metrics import confusion_matrix, evaluation_report
 from sgma_jax.modalities import subsets
 from sgma_jax.models.sgma import Sgma, initial_variables, make_model
@@ -26,7 +26,7 @@ from sgma_jax.reporting.atomic import write_atomically
 from sgma_jax.reporting.pictures import sampling_picture, scene_picture
 from sgma_jax.reporting.progress import Progress
 from sgma_jax.reporting.provenance import provenance
-from sgma_jax.sharding import check_batch_size, make_mesh, put_batch, replicated, with_sharding
+from sgma_jax.sharding import check_batch_size, everywhere, make_mesh, put_batch, replicated, with_sharding
 from sgma_jax.structs import IGNORE, Batch, Outputs
 
 Missing = Literal["skip", "zero"]
@@ -89,10 +89,14 @@ class Evaluator:
         self, variables: Any, batches: Iterable[Batch], progress: Callable[[int], None] = lambda done: None
     ) -> dict[tuple[str, ...], tuple[np.ndarray, int]]:
         """Per subset, the int64 confusion matrix of the split and the number of its labelled pixels."""
+        variables = everywhere(variables, self.mesh)
         totals = {s: (np.zeros((len(self.classes),) * 2, np.int64), 0) for s in self.subsets}
         for done, batch in enumerate(batches):
             placed = put_batch(batch, self.mesh)
-            counts = {s: self._count(placed.labels, self._program(variables, placed, s)(variables, placed, self.present(s))[0]) for s in self.subsets}
+            counts = {}
+            for subset in self.subsets:
+                classes, _ = in_turn(self._program(variables, placed, subset)(variables, placed, self.present(subset)))
+                counts[subset] = in_turn(self._count(placed.labels, classes))
             for subset, (matrix, labelled) in counts.items():
                 total, pixels = totals[subset]
                 totals[subset] = (total + np.asarray(matrix), pixels + int(labelled))

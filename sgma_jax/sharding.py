@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from sgma_jax.distributed import in_turn
 from sgma_jax.errors import InputError
 from sgma_jax.structs import Batch
 
@@ -62,3 +63,8 @@ def put_rows(rows: np.ndarray, mesh: Mesh) -> jax.Array:
     # With several processes JAX takes what is asked for here for an oversight, which the training loop forbids.
     with jax.transfer_guard_host_to_device("allow"):
         return jax.make_array_from_process_local_data(batch_sharding(mesh), rows)
+
+
+def everywhere(tree: Any, mesh: Mesh) -> Any:
+    """The tree with every array whole on every device, as evaluation wants it: then no program of it has to gather anything."""
+    return jax.tree.map(lambda x: in_turn(jax.device_put(x, replicated(mesh))), tree)

@@ -16,7 +16,7 @@ from sgma_jax.checkpointing import Checkpoints, Keep, Restored, newest_step, pre
 from sgma_jax.config import TrainConfig, check
 from sgma_jax.data.pipeline import evaluation_batches, open_split, training_batches
 from sgma_jax.data.source import Source
-from sgma_jax.distributed import Preemption, compile_together, from_writer, is_writer
+from sgma_jax.distributed import Preemption, compile_together, from_writer, in_turn, is_writer
 from sgma_jax.errors import InputError
 from sgma_jax.evaluation import Evaluator
 from sgma_jax.interop.pretrained import read_pretrained, start_from, write_provenance
@@ -125,6 +125,7 @@ def _fit(
 
         def save(done: int) -> None:
             reports.read_all()
+            in_turn(state)
             checkpoints.save(done, state, table.state() if table else {}, reports.faults(), source.manifest_hash)
 
         progress.say(f"{config.name}: {len(source)} training records, {config.steps} steps ({epochs:.1f} epochs), {mesh.size} device(s)")
