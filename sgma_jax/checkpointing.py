@@ -136,7 +136,17 @@ class Checkpoints:
     def __init__(self, folder: Path, keep: Keep | None) -> None:
         self._folder = folder
         self._scores: dict[int, float] = {}
-        options = ocp.CheckpointManagerOptions(preservation_policy=_Preservation(keep, self._scores), enable_async_checkpointing=True)
+        # Named processes meet at the coordinator; otherwise Orbax's thread would do so by a collective, amid those of the training steps.
+        everyone = ocp.options.MultiprocessingOptions(active_processes=set(range(jax.process_count())))
+        options = ocp.CheckpointManagerOptions(
+            create=False,
+            preservation_policy=_Preservation(keep, self._scores),
+            enable_async_checkpointing=True,
+            multiprocessing_options=everyone,
+        )
+        if is_writer():
+            (folder / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
+        wait_for_all("made the folder of checkpoints")
         self._manager = ocp.CheckpointManager((folder / CHECKPOINTS).absolute(), options=options, item_names=ITEMS)
 
     def latest(self) -> int | None:

@@ -74,6 +74,8 @@ class TrainArguments:
     """How many processes there are."""
     heartbeat_seconds: int = 60
     """A process that is not heard of for so long is dead, and the others end."""
+    stopped_status: int = 0
+    """Exit status after SIGTERM and a checkpoint; another than 0 where the scheduler would take 0 for the end of the run."""
     stall_seconds: int = 1800
     """A process in which no step ends for so long says where it stands and ends; 0 waits for ever."""
 
@@ -180,7 +182,8 @@ def train(arguments: list[str]) -> None:
     if own.distributed or (own.coordinator, own.process, own.processes) != (None, None, None):
         start(own.coordinator, own.process, own.processes, silence=own.heartbeat_seconds)
     session = partial(fit, stop_after=own.stop_after, resume=own.resume, profile=own.profile, stall_seconds=own.stall_seconds or None)
-    end_on_error(lambda: session(config, own.workdir))
+    if not end_on_error(lambda: session(config, own.workdir)):
+        raise SystemExit(own.stopped_status)
 
 
 def evaluate(arguments: list[str]) -> None:

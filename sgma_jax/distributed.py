@@ -5,6 +5,7 @@ Every function that needs the other processes must be called by all of them, in 
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -13,7 +14,7 @@ import threading
 import traceback
 from collections.abc import Callable
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -25,6 +26,9 @@ from sgma_jax.errors import InputError, one_line_errors
 PATIENCE = 1800
 """[C] Seconds that processes wait for each other where one may have more to do, such as compiling."""
 CLUSTERS = "Cloud TPU, SLURM, Open MPI or Kubernetes"
+
+T = TypeVar("T")
+_MEETINGS = itertools.count()
 
 
 def start(coordinator: str | None = None, process: int | None = None, processes: int | None = None, *, silence: int = 60) -> None:
@@ -55,8 +59,9 @@ def is_writer() -> bool:
 def wait_for_all(name: str) -> None:
     """Return when every process is here; all give the same name."""
     if jax.process_count() > 1:
-        # By the coordinator and not by a collective: those give up after half a minute on CPU.
-        multihost.sync_global_processes(name, timeout=PATIENCE)
+        # Named processes meet at the coordinator and not in a collective, which on CPU gives up after half a minute. A meeting's name
+        # must be new, so the meetings are counted.
+        multihost.sync_global_processes(f"{name} {next(_MEETINGS)}", timeout=PATIENCE, processes=set(range(jax.process_count())))
 
 
 def gather(array: np.ndarray) -> np.ndarray:
@@ -91,13 +96,23 @@ def compile_together(program: Any, *arguments: Any) -> Any:
     return compiled
 
 
-def end_on_error(main: Callable[[], None]) -> None:
-    """Call `main`; with several processes an error ends this one at once, so that the others notice instead of waiting for it."""
+def in_turn(results: Any) -> Any:
+    """The results of a program, after which another may be called that does not depend on them.
+
+    A GPU or TPU runs programs in the order of the calls. A CPU runs those at once that do not wait for each other, and between processes
+    their collectives would then meet crosswise; so there this waits.
+    """
+    return jax.block_until_ready(results) if jax.process_count() > 1 and jax.default_backend() == "cpu" else results
+
+
+def end_on_error(main: Callable[[], T]) -> T:
+    """What `main` returns; with several processes an error ends this one at once, so that the others notice instead of waiting for it."""
     if not jax.distributed.is_initialized():
-        main()
-        return
+        return main()
+    returned: list[T] = []
     try:
-        one_line_errors(main)()
+        one_line_errors(lambda: returned.append(main()))()
+        return returned[0]
     except BaseException as error:
         # Python's orderly exit would wait for the others, which wait for this process in the middle of a step.
         if not isinstance(error, SystemExit):

@@ -18,7 +18,7 @@ from sgma_jax.config import DataConfig, TrainConfig
 from sgma_jax.data.pipeline import evaluation_batches, open_split, stack
 from sgma_jax.data.source import Source
 from sgma_jax.data.transforms import padding_like, to_sample
-from sgma_jax.distributed import compile_together
+from sgma_jax.distributed import compile_together, in_turn
 from sgma_jax.metrics import CALIBRATION_BINS, LEVELS_PER_BIN, Tally, confidence_histogram, confusion_matrix, evaluation_report
 from sgma_jax.modalities import subsets
 from sgma_jax.models.devices import sum_over_devices
@@ -27,7 +27,7 @@ from sgma_jax.reporting.atomic import write_atomically
 from sgma_jax.reporting.pictures import sampling_picture, scene_picture
 from sgma_jax.reporting.progress import Progress
 from sgma_jax.reporting.provenance import provenance
-from sgma_jax.sharding import batch_specs, check_batch_size, make_mesh, put_batch, with_sharding
+from sgma_jax.sharding import batch_specs, check_batch_size, everywhere, make_mesh, put_batch, with_sharding
 from sgma_jax.structs import IGNORE, Batch, Outputs
 
 Missing = Literal["skip", "zero"]
@@ -107,11 +107,13 @@ class Evaluator:
         classes, levels = len(self.classes), CALIBRATION_BINS * LEVELS_PER_BIN
         nothing = Tally(np.zeros((classes, classes), np.int64), 0, np.zeros((levels, 2), np.int64))
         totals = dict.fromkeys(self.subsets, nothing)
+        variables = everywhere(variables, self.mesh)
         for done, batch in enumerate(batches):
             placed = put_batch(batch, self.mesh)
-            counts = {
-                s: self._count(placed.labels, *self._program(variables, placed, s)(variables, placed, self.present(s))[:2]) for s in self.subsets
-            }
+            counts = {}
+            for subset in self.subsets:
+                answer = in_turn(self._program(variables, placed, subset)(variables, placed, self.present(subset)))
+                counts[subset] = in_turn(self._count(placed.labels, answer.classes, answer.confidence))
             for subset, (confusion, labelled, confidences) in counts.items():
                 totals[subset] = totals[subset].add(np.asarray(confusion), int(labelled), np.asarray(confidences))
             progress(done + 1)

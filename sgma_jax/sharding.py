@@ -11,6 +11,7 @@ from jax import lax
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 from jax.sharding import PartitionSpec as P
 
+from sgma_jax.distributed import in_turn
 from sgma_jax.errors import InputError
 from sgma_jax.structs import Batch
 
@@ -153,3 +154,8 @@ def _put(part: np.ndarray, sharding: NamedSharding) -> jax.Array:
     # With several processes JAX takes what is asked for here for an oversight, which the training loop forbids.
     with jax.transfer_guard_host_to_device("allow"):
         return jax.make_array_from_process_local_data(sharding, part)
+
+
+def everywhere(tree: Any, mesh: Mesh) -> Any:
+    """The tree with every array whole on every device, as evaluation wants it: then no program of it has to gather anything."""
+    return jax.tree.map(lambda x: in_turn(jax.device_put(x, replicated(mesh))), tree)

@@ -17,7 +17,7 @@ from sgma_jax.config import TrainConfig, check
 from sgma_jax.data.pipeline import evaluation_batches, open_split, training_batches
 from sgma_jax.data.schema import read_manifest
 from sgma_jax.data.source import Source
-from sgma_jax.distributed import Preemption, compile_together, from_writer, is_writer
+from sgma_jax.distributed import Preemption, compile_together, from_writer, in_turn, is_writer
 from sgma_jax.errors import InputError
 from sgma_jax.evaluation import Evaluator
 from sgma_jax.interop.pretrained import read_pretrained, start_from, write_provenance
@@ -43,14 +43,28 @@ class _Preempted(Exception):
 
 def fit(
     config: TrainConfig, workdir: Path, *, stop_after: int | None = None, resume: bool = True, profile: int = 0, stall_seconds: float | None = None
-) -> None:
+) -> bool:
     """Train into `workdir`, or continue what is there from its newest checkpoint, bit for bit.
 
     `stop_after` ends early, after a checkpoint at that step; the schedule stays that of `config.steps`. Without `resume` a run that
     has a checkpoint is refused. A trace of `profile` steps goes to RUN/profile. A process in which nothing happens for `stall_seconds`
-    prints where it stands and ends. SIGTERM saves and returns. With several processes all call this alike, and one of them
+    prints where it stands and ends. SIGTERM saves and returns False. With several processes all call this alike, and one of them
     writes what is no checkpoint. Raises InputError for a configuration or data set that does not fit, before anything is written.
     """
+    with Preemption() as preemption, _Watchdog(stall_seconds) as alive:
+        _fit(config, workdir, stop_after, resume, profile, preemption, alive)
+        return not preemption.reached()
+
+
+def _fit(
+    config: TrainConfig,
+    workdir: Path,
+    stop_after: int | None,
+    resume: bool,
+    profile: int,
+    preemption: Preemption,
+    alive: Callable[[], None],
+) -> None:
     check(config)
     mesh = make_mesh(config.fsdp, config.space)
     check_batch_size("data.batch_size", config.data.batch_size, mesh, config.accumulate)
@@ -99,8 +113,6 @@ def fit(
     with contextlib.ExitStack() as stack:
         log = stack.enter_context(MetricsLog(workdir, start or None)) if is_writer() else None
         progress = stack.enter_context(Progress("training", config.steps, start=start, quiet=not is_writer()))
-        preemption = stack.enter_context(Preemption())
-        alive = stack.enter_context(_Watchdog(stall_seconds))
         tracing = stack.enter_context(_Trace(workdir / "profile", profile if is_writer() else 0))
         reports = StepReports(config, source, log, progress, restored.progress.faults if restored else {})
         stack.callback(reports.close)
@@ -122,6 +134,7 @@ def fit(
 
         def save(done: int) -> None:
             reports.read_all()
+            in_turn(state)
             checkpoints.save(done, state, table.state() if table else {}, reports.faults(), source.manifest_hash)
 
         progress.say(f"{config.name}: {len(source)} training records, {config.steps} steps ({epochs:.1f} epochs), {mesh.size} device(s)")

@@ -146,7 +146,7 @@ def test_a_sample_carries_label_availability_and_numbers_as_they_are() -> None:
 def test_padding_counts_for_nothing() -> None:
     sample = to_sample(Example({"a": np.ones((4, 4, 1), np.uint8)}, np.ones((1, 4, 4), bool), np.zeros((4, 4), np.uint8), "t"),
                        schema_of("uint8", (0.0,), (1.0,)), 3, np.ones(1, bool))  # fmt: skip
-    got = padding_like(sample)
+    got = padding_like(sample, -1)
     assert int(got.ids) == -1
     assert (got.labels == IGNORE).all()
     assert not got.available.any()

@@ -61,7 +61,8 @@ def test_twenty_steps_in_one_go_are_ten_and_ten_more(tiny_run: Path, tiny_city: 
     fit(config, run, stop_after=10)
     assert newest(run)[0] == 10
     assert max(line["step"] for line in read_metrics(run / "metrics.jsonl")) == 10
-    fit(config, run)
+    fit(config, run, profile=2)
+    assert list((run / "profile").rglob("*.xplane.pb"))
     assert sorted(seen) == list(range(20))
     assert_same_run(tiny_run, run)
     fit(config, run)  # a finished run stays as it is
