@@ -21,7 +21,8 @@ from sgma_jax.errors import InputError, one_line_errors
 USAGE = """usage: sgma COMMAND ...
 
   sgma train PRESET --workdir RUN [--data.path DATA] [--FIELD VALUE ...]   train, or continue RUN where it stopped
-  sgma evaluate RUN [--split test] [--missing skip|zero] [--pictures N]    score RUN on every subset of its sensors
+  sgma evaluate RUN [--split test] [--missing skip|zero] [--pictures N]    score RUN on every subset of its sensors;
+                    [--corruptions] [--analysis]                           also while sensors fail in part; separability and robustness
   sgma report RUN [RUN ...] --out report.html [--scenes 3]                 one HTML page: scores, scenes with switches, curves, model card
   sgma inspect PRESET [--size 512] [--json]                                parameters and multiply-adds by part
   sgma data show SET [--split train] [--n 6] [--out SHEET.png]             look at a converted set: counts, statistics, a contact sheet
@@ -72,6 +73,8 @@ class EvaluateArguments:
     """Split to score."""
     missing: Literal["skip", "zero"] = "skip"
     """What absent sensors are: skipped, or zeros after normalisation."""
+    corruptions: bool = False
+    """Score all sensors also while one of them fails in part: missing blocks, noise, misregistration."""
     pictures: int = 0
     """Records of the split to draw, with the prediction of every subset and the robustness maps."""
     data_path: str | None = None
@@ -169,12 +172,16 @@ def evaluate(arguments: list[str]) -> None:
     _prepare_jax()
     from sgma_jax.checkpointing import read_config
     from sgma_jax.evaluation import evaluate_run
-    from sgma_jax.reporting.tables import print_evaluation
+    from sgma_jax.failures import evaluate_failures
+    from sgma_jax.reporting.tables import print_evaluation, print_failures
 
     config = read_config(own.run)
     if own.data_path:
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, path=own.data_path))
-    print_evaluation(evaluate_run(own.run, config, own.split, own.missing, own.pictures))
+    evaluation = evaluate_run(own.run, config, own.split, own.missing, own.pictures)
+    print_evaluation(evaluation)
+    if own.corruptions:
+        print_failures(evaluate_failures(own.run, config, evaluation))
 
 
 def report(arguments: list[str]) -> None:

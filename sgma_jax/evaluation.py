@@ -25,6 +25,7 @@ from sgma_jax.reporting.atomic import write_atomically
 from sgma_jax.reporting.pictures import sampling_picture, scene_picture
 from sgma_jax.reporting.progress import Progress
 from sgma_jax.reporting.provenance import provenance
+from sgma_jax.reporting.record_confusions import RecordConfusions, write_record_confusions
 from sgma_jax.sharding import check_batch_size, make_mesh, put_batch, replicated, with_sharding
 from sgma_jax.structs import IGNORE, Batch, Outputs
 
@@ -73,13 +74,14 @@ class Evaluator:
 
         def count(labels: Array, answered: Array, confidence: Array) -> tuple[Array, Array, Array]:
             counted = answered != IGNORE
-            matrix = confusion_matrix(labels, answered, counted, len(classes))
-            return matrix, (labels != IGNORE).sum(), confidence_histogram(labels, answered, confidence, counted)
+            matrices = jax.vmap(lambda *record: confusion_matrix(*record, len(classes)))(labels, answered, counted)
+            return matrices, (labels != IGNORE).sum(), confidence_histogram(labels, answered, confidence, counted)
 
         self.predict = jax.jit(predict)
         """The Answer to (variables, batch, present(subset)). As `present` is an argument, shapes alone decide what is compiled: one
         program per number of sensors."""
         self._count = jax.jit(count, out_shardings=replicated(mesh))
+        self._gather = jax.jit(lambda ids: ids, out_shardings=replicated(mesh))
 
     def present(self, subset: tuple[str, ...]) -> np.ndarray:
         """A subset as the programs take it."""
@@ -87,18 +89,35 @@ class Evaluator:
             return np.array([self.model.modalities.index(m) for m in subset], np.int32)
         return np.array([m in subset for m in self.model.modalities])
 
-    def tally(self, variables: Any, batches: Iterable[Batch], progress: Callable[[int], None] = lambda done: None) -> dict[tuple[str, ...], Tally]:
-        """What is counted over the batches, per subset."""
+    def tally(
+        self,
+        variables: Any,
+        batches: Iterable[Batch],
+        progress: Callable[[int], None] = lambda done: None,
+        records: dict[int, dict[tuple[str, ...], np.ndarray]] | None = None,
+    ) -> dict[tuple[str, ...], Tally]:
+        """What is counted over the batches, per subset; each record's own confusion matrices go into `records`, by number and subset."""
         classes, levels = len(self.classes), CALIBRATION_BINS * LEVELS_PER_BIN
         nothing = Tally(np.zeros((classes, classes), np.int64), 0, np.zeros((levels, 2), np.int64))
         totals = dict.fromkeys(self.subsets, nothing)
         for done, batch in enumerate(batches):
             placed = put_batch(batch, self.mesh)
             counts = {s: self._count(placed.labels, *self.predict(variables, placed, self.present(s))[:2]) for s in self.subsets}
-            for subset, (confusion, labelled, confidences) in counts.items():
-                totals[subset] = totals[subset].add(np.asarray(confusion), int(labelled), np.asarray(confidences))
+            for subset, (confusions, labelled, confidences) in counts.items():
+                matrices = np.asarray(confusions)
+                totals[subset] = totals[subset].add(matrices.sum(0, dtype=np.int64), int(labelled), np.asarray(confidences))
+                if records is not None:
+                    for number, matrix in zip(np.asarray(self._gather(placed.ids)), matrices, strict=True):
+                        if number >= 0:  # else padding
+                            records.setdefault(int(number), {})[subset] = matrix
             progress(done + 1)
         return totals
+
+    def confusion(self, variables: Any, batch: Batch, subset: tuple[str, ...]) -> np.ndarray:
+        """int64 confusion matrix of one batch and one subset."""
+        placed = put_batch(batch, self.mesh)
+        confusions, _, _ = self._count(placed.labels, *self.predict(variables, placed, self.present(subset))[:2])
+        return np.asarray(confusions).sum(0, dtype=np.int64)
 
     def report(self, tallies: dict[tuple[str, ...], Tally], split: str) -> dict[str, Any]:
         """The evaluation as RUN/evaluation/<split>.json has it, without provenance."""
@@ -127,23 +146,31 @@ def load_run(folder: Path, config: TrainConfig, missing: Missing = "skip") -> Lo
 def evaluate_run(folder: Path, config: TrainConfig, split: str, missing: Missing, pictures: int) -> dict[str, Any]:
     """Score a run's newest checkpoint on a split; writes RUN/evaluation/<split>.json (and pictures) and returns what it says.
 
-    The file of the "zero" protocol is <split>_zero.json. Raises InputError for a folder that is no run or has no checkpoint.
+    Beside it lies <split>_records.npz, with each record's confusion matrices. The files of the "zero" protocol are <split>_zero.json and so
+    on. Raises InputError for a folder that is no run or has no checkpoint.
     """
     source = open_split(config.data, split)
     evaluator, variables, step, trained_on = load_run(folder, config, missing)
     batches = evaluation_batches(config.data, source, process=jax.process_index(), processes=jax.process_count())
     with Progress(f"evaluating {split}", -(-len(source) // config.data.evaluation_batch_size)) as progress:
-        tallies = evaluator.tally(variables, batches, progress.update)
+        records: dict[int, dict[tuple[str, ...], np.ndarray]] = {}
+        tallies = evaluator.tally(variables, batches, progress.update, records)
     report = evaluator.report(tallies, split)
     report["provenance"] = {**provenance(), "checkpoint_step": step, "manifest_hash": source.manifest_hash, "trained_on_manifest_hash": trained_on}
-    name = split if missing == "skip" else f"{split}_{missing}"
-    path = folder / "evaluation" / f"{name}.json"
-    path.parent.mkdir(exist_ok=True)
-    write_atomically(path, (json.dumps(report, indent=2) + "\n").encode())
+    ids = tuple(source.record_id(number) for number in sorted(records))
+    confusions = np.stack([np.stack([records[number][s] for s in evaluator.subsets]) for number in sorted(records)])
+    # The records first: whoever finds the scores finds these too.
+    write_record_confusions(evaluation_file(folder, split, missing, "_records.npz"), RecordConfusions(ids, tuple(evaluator.subsets), confusions))
+    write_atomically(evaluation_file(folder, split, missing), (json.dumps(report, indent=2) + "\n").encode())
     if pictures:
         draw_pictures(folder / "pictures", evaluator, variables, source, config.data, pictures)
         sampling_picture(folder / "pictures" / "training.png", folder / "metrics.jsonl")
     return report
+
+
+def evaluation_file(folder: Path, split: str, missing: Missing, what: str = ".json") -> Path:
+    """Where a run keeps what was found out about it on a split."""
+    return folder / "evaluation" / f"{split if missing == 'skip' else f'{split}_{missing}'}{what}"
 
 
 def answer_records(

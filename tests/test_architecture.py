@@ -23,11 +23,11 @@ FLOORS = (
     ("sgma_jax.decoding",),
     ("sgma_jax.config", "sgma_jax.structs"),
     ("sgma_jax.modalities", "sgma_jax.sharding", "sgma_jax.losses", "sgma_jax.metrics", "sgma_jax.sampling", "sgma_jax.data.schema"),
-    ("sgma_jax.models", "sgma_jax.data.source", "sgma_jax.data.transforms"),
+    ("sgma_jax.models", "sgma_jax.data.source", "sgma_jax.data.transforms", "sgma_jax.data.corruptions"),
     ("sgma_jax.data.pipeline", "sgma_jax.optimization"),
     ("sgma_jax.checkpointing", "sgma_jax.reporting"),
     ("sgma_jax.evaluation", "sgma_jax.interop", "sgma_jax.training_step"),
-    ("sgma_jax.training", "sgma_jax.report"),
+    ("sgma_jax.training", "sgma_jax.report", "sgma_jax.failures", "sgma_jax.analysis"),
     ("sgma_jax.cli",),
 )
 WITHOUT_JAX = (

@@ -96,6 +96,22 @@ def _protocol(missing: str) -> str:
     return "absent sensors are skipped" if missing == "skip" else "absent sensors are zeros"
 
 
+def print_failures(found: Mapping[str, Any], console: Console | None = None) -> None:
+    """Print what `sgma evaluate --corruptions` found: mIoU of all sensors with one of them failing, a row per kind and level."""
+    table = Table(title=f"{found['split']}: mIoU of all sensors while one fails (percent)", title_justify="left", box=box.SIMPLE_HEAD)
+    table.add_column("what fails", no_wrap=True)
+    for sensor in found["modalities"]:
+        table.add_column(sensor, justify="right", no_wrap=True)
+    cells: dict[tuple[str, float], dict[str, str]] = {}
+    for row in found["failures"]:
+        cells.setdefault((row["kind"], row["level"]), {})[row["sensor"]] = percent(row["miou"])
+    table.add_row("nothing", *[percent(found["clean"])] * len(found["modalities"]))
+    table.add_row("it is missing", *(percent(found["missing_wholly"].get(sensor)) for sensor in found["modalities"]))
+    for (kind, level), row in cells.items():
+        table.add_row(f"{kind.replace('_', ' ')} {level:g}", *(row[sensor] for sensor in found["modalities"]))
+    (console or Console()).print(table)
+
+
 def print_dataset(manifest: Manifest, folder: Path, console: Console | None = None) -> None:
     """Print what a converted set holds: records and pixels per split, each sensor's statistics, and what its converter found."""
     console = console or Console()
