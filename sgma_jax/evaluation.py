@@ -74,7 +74,7 @@ class Evaluator:
 
         def count(labels: Array, answered: Array, confidence: Array) -> tuple[Array, Array, Array]:
             counted = answered != IGNORE
-            matrices = jax.vmap(lambda *record: confusion_matrix(*record, len(classes)))(labels, answered, counted)
+            matrices = jax.vmap(lambda label, answer, count: confusion_matrix(label, answer, count, len(classes)))(labels, answered, counted)
             return matrices, (labels != IGNORE).sum(), confidence_histogram(labels, answered, confidence, counted)
 
         self.predict = jax.jit(predict)

@@ -11,8 +11,8 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
-from sgma_jax.config import TrainConfig
-from sgma_jax.losses import cross_entropy
+from sgma_jax.config import RankedSelectionFusionConfig, TrainConfig
+from sgma_jax.losses import auxiliary_weights, cross_entropy
 from sgma_jax.models.sgma import initial_variables, make_model
 from sgma_jax.optimization import optimizer
 from sgma_jax.sharding import batch_sharding, replicated, with_sharding
@@ -23,7 +23,7 @@ class StepReport(NamedTuple):
     """What a training step tells the host; small, and replicated on every device."""
 
     losses: dict[str, Float[Array, ""]]
-    """loss, loss_fused, loss_mas (with MAS) and gradient_norm."""
+    """loss, loss_fused, loss_mas (with MAS), those that the fusion brings itself, and gradient_norm."""
     robustness: Float[Array, "batch scale modality"]
     """As SamplingTable.update takes it, of the global batch."""
     informative: Bool[Array, "batch scale modality"]
@@ -83,6 +83,12 @@ def make_train_step(config: TrainConfig, mesh: Mesh, shapes: TrainState) -> Call
                 seen = jnp.take_along_axis(batch.available, batch.drawn[:, None, None, None], 1)[:, 0]
                 losses["loss_mas"] = cross_entropy(outputs.drawn_logits, batch.labels, seen)
                 losses["loss"] += sampling.loss_weight * losses["loss_mas"]
+            if isinstance(config.model.fusion, RankedSelectionFusionConfig):
+                losses["loss_selection"] = cross_entropy(outputs.drawn_logits, batch.labels, outputs.answered)
+                losses["loss"] += config.model.fusion.selection_loss_weight * losses["loss_selection"]
+            for name, auxiliary_weight in auxiliary_weights(config.model.fusion).items():
+                losses[f"loss_{name}"] = outputs.auxiliary[name].mean()
+                losses["loss"] += auxiliary_weight * losses[f"loss_{name}"]
             return losses["loss"], (losses, outputs, updates["batch_stats"])
 
         gradients, (losses, outputs, batch_stats) = jax.grad(loss, has_aux=True)(state.params)

@@ -35,7 +35,7 @@ from sgma_jax.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
 EXPERIMENTS = ROOT / "experiments"
-PRESETS = sorted(p for p in (*EXPERIMENTS.glob("*.py"), *EXPERIMENTS.glob("ablations/*.py")) if p.name != "__init__.py")
+PRESETS = sorted(p for folder in ("", "ablations", "baselines") for p in (EXPERIMENTS / folder).glob("*.py") if p.name != "__init__.py")
 KINDS = [k for k in vars(config_module).values() if isinstance(k, type) and dataclasses.is_dataclass(k)]
 GOOD = TrainConfig(
     name="good",
@@ -231,7 +231,7 @@ def test_every_preset_loads_passes_the_check_and_survives_json(path: Path) -> No
     config = load_preset(path)
     check(config)
     assert from_json(to_json(config)) == config
-    assert config.name == (path.stem if path.parent == EXPERIMENTS else f"ablation_{path.stem}")
+    assert config.name == (f"ablation_{path.stem}" if path.parent.name == "ablations" else path.stem)
 
 
 @pytest.mark.parametrize("path", PRESETS, ids=lambda p: str(p.relative_to(EXPERIMENTS)))

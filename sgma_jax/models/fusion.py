@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 from sgma_jax.config import SemanticGuidedFusionConfig
 from sgma_jax.models.layers import Kernel, depthwise, in_chunks, linear, masked_softmax
 
-_projection_init = nn.initializers.xavier_uniform()  # [C] as PyTorch's multi-head attention
+projection_init = nn.initializers.xavier_uniform()  # [C] as PyTorch's multi-head attention
 _depthwise_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform", in_axis=(0, 1, 2), out_axis=())  # [C] as PyTorch's
 
 
@@ -27,6 +27,8 @@ class Fused(NamedTuple):
     drawn_features: Float[Array, "batch height width channels"] | None
     """Those of the drawn modality alone, as if it were the only one (MAS)."""
     robustness: Float[Array, "batch modality height width"]
+    auxiliary: dict[str, Float[Array, " batch"]] | None = None
+    """Losses that the fusion brings itself, each sample's own."""
 
 
 def semantic_prototypes(
@@ -46,6 +48,17 @@ def semantic_prototypes(
     return jnp.einsum("bmhwk,bmhwc->bkc", weights.astype(features.dtype), features)
 
 
+def default_heads(channels: int) -> int:
+    """[C] Eight attention heads, or fewer where that would leave fewer than 8 channels to a head."""
+    return 8 if channels >= 64 else channels // 8
+
+
+def equal_shares(available: Bool[Array, "batch modality height width"]) -> Float[Array, "batch modality height width"]:
+    """1 / n for each of the n modalities that a position has."""
+    shares = available.astype(jnp.float32)
+    return shares / jnp.maximum(shares.sum(1, keepdims=True), 1.0)
+
+
 def take_drawn(values: Float[Array, "batch modality height width channels"], drawn: Int[Array, " batch"]) -> Array:
     """Each sample's own modality out of the modality axis."""
     return jnp.take_along_axis(values, drawn[:, None, None, None, None], axis=1)[:, 0]
@@ -55,16 +68,18 @@ class Projector(nn.Module):
     """Modality-specific projector: the sum of three depthwise convolutions, then a pointwise one [P]; no biases [D]."""
 
     channels: int
+    sizes: tuple[int, ...] = (11, 7, 3)
 
     @nn.compact
-    def __call__(self) -> tuple[Float[Array, "11 11 channels"], Float[Array, "channels channels"]]:
-        """The two kernels that it comes down to: convolutions of one input add up as one 11 x 11 kernel does [D]."""
-        merged = jnp.zeros((11, 11, self.channels), jnp.float32)
-        for size in (11, 7, 3):
+    def __call__(self) -> tuple[Float[Array, "largest largest channels"], Float[Array, "channels channels"]]:
+        """The two kernels that it comes down to: convolutions of one input add up as one of the largest kernel does [D]."""
+        largest = max(self.sizes)
+        merged = jnp.zeros((largest, largest, self.channels), jnp.float32)
+        for size in self.sizes:
             kernel = Kernel((size, size, 1, self.channels), _depthwise_init, name=f"dw{size}")()[:, :, 0]
-            margin = (11 - size) // 2
+            margin = (largest - size) // 2
             merged = merged + jnp.pad(kernel, ((margin, margin), (margin, margin), (0, 0)))
-        point = Kernel((self.channels, self.channels), _projection_init, name="point")()
+        point = Kernel((self.channels, self.channels), projection_init, name="point")()
         return merged, point
 
 
@@ -76,7 +91,7 @@ class AttentionKernels(nn.Module):
     @nn.compact
     def __call__(self) -> dict[str, Float[Array, "channels channels"]]:
         shape = (self.channels, self.channels)
-        return {name: Kernel(shape, _projection_init, name=name)() for name in ("query", "key", "value", "out")}
+        return {name: Kernel(shape, projection_init, name=name)() for name in ("query", "key", "value", "out")}
 
 
 class SemanticGuidedFusion(nn.Module):
@@ -90,8 +105,8 @@ class SemanticGuidedFusion(nn.Module):
     """Compile without loops, for the compiler's cost analysis."""
 
     def heads(self, channels: int) -> int:
-        """[C] Eight heads, or fewer where that would leave fewer than 8 channels to a head."""
-        return self.config.heads or (8 if channels >= 64 else channels // 8)
+        """Attention heads of the scale."""
+        return self.config.heads or default_heads(channels)
 
     @nn.compact
     def __call__(
@@ -107,12 +122,12 @@ class SemanticGuidedFusion(nn.Module):
         heads = self.heads(channels)
         features = features.astype(self.dtype)
 
-        kernels = [Projector(channels, name=f"projector_{modality}")() for modality in self.modalities]
+        kernels = [Projector(channels, self.config.kernel_sizes, name=f"projector_{modality}")() for modality in self.modalities]
         depthwise_kernels, point_kernels = (jnp.stack(k).astype(self.dtype) for k in zip(*kernels, strict=True))
         if subset is not None:
             depthwise_kernels, point_kernels = depthwise_kernels[subset], point_kernels[subset]
         # [C] The filter reads the encoder's features, as the projector does; the paper's text leaves its input open.
-        filter_kernel = Kernel((channels, self.classes), _projection_init, name="semantic_filter")().astype(self.dtype)
+        filter_kernel = self._filter_kernel(channels, subset)
         spatial = {k: v.astype(self.dtype) for k, v in AttentionKernels(channels, name="spatial")().items()}
         robust = {k: v.astype(self.dtype) for k, v in AttentionKernels(channels, name="robustness")().items()}
 
@@ -121,12 +136,12 @@ class SemanticGuidedFusion(nn.Module):
         def fuse(samples: tuple[Array, Array, Array, Array | None, Array | None]) -> Fused:
             features, spread, available, drawn, drawn_available = samples
             semantic = jnp.einsum("bmhwc,mcd->bmhwd", spread, point_kernels)
-            class_maps = linear(features, filter_kernel)
+            class_maps = linear(features, filter_kernel) if filter_kernel.ndim == 2 else jnp.einsum("bmhwc,mck->bmhwk", features, filter_kernel)
             prototypes = semantic_prototypes(class_maps, semantic, available, self.config.prototype_norm)
             reference = self._spatial_perceptron(prototypes, semantic, available, spatial, heads)
             values = linear(semantic, robust["value"])
             weights = self._robustness_perceptron(reference, semantic, available, robust, heads)
-            fused = linear(_mix(weights, values), robust["out"])
+            fused = linear(mix(weights, values), robust["out"])
             drawn_fused = None
             if drawn is not None and drawn_available is not None:
                 # With one sensor both softmaxes are 1, so SGF is value and output projection of that sensor [D]; the values are there already.
@@ -138,6 +153,14 @@ class SemanticGuidedFusion(nn.Module):
         widest = max(channels, self.classes * heads) * 4
         fused_samples: Fused = in_chunks(fuse, (features, spread, available, drawn, drawn_available), positions * widest, self.unroll)
         return fused_samples
+
+    def _filter_kernel(self, channels: int, subset: Array | None) -> Float[Array, "*modality channels classes"]:
+        """The class-aware filter's kernel: one [P], or one per sensor."""
+        shape = (channels, self.classes)
+        if self.config.semantic_filter == "shared":
+            return Kernel(shape, projection_init, name="semantic_filter")().astype(self.dtype)
+        kernels = jnp.stack([Kernel(shape, projection_init, name=f"semantic_filter_{modality}")() for modality in self.modalities])
+        return (kernels if subset is None else kernels[subset]).astype(self.dtype)
 
     def _spatial_perceptron(
         self, prototypes: Array, semantic: Array, available: Array, kernels: dict[str, Array], heads: int
@@ -158,7 +181,7 @@ class SemanticGuidedFusion(nn.Module):
             scores = jnp.einsum("bmyxhd,bkhd->bmyxkh", jnp.einsum("bmyxc,chd->bmyxhd", semantic, key), query)
         weights = masked_softmax(scores.astype(jnp.float32), available[..., None, None], 1).mean(-2)
         values = linear(semantic, kernels["value"])
-        return linear(_mix(weights, values), kernels["out"])
+        return linear(mix(weights, values), kernels["out"])
 
     def _robustness_perceptron(
         self, reference: Array, semantic: Array, available: Array, kernels: dict[str, Array], heads: int
@@ -171,7 +194,7 @@ class SemanticGuidedFusion(nn.Module):
         return masked_softmax(scores, available[..., None], 1)
 
 
-def _mix(
+def mix(
     weights: Float[Array, "batch modality height width heads"], values: Float[Array, "batch modality height width channels"]
 ) -> Float[Array, "batch height width channels"]:
     """Sum over modalities of the values, each head's channels weighted by that head's weight."""
@@ -194,9 +217,8 @@ class MeanFusion(nn.Module):
     ) -> Fused:
         """As SemanticGuidedFusion; it has no parameters, so `subset` changes nothing."""
         del subset
-        share = available.astype(jnp.float32)
-        share = share / jnp.maximum(share.sum(1, keepdims=True), 1.0)
-        fused = _mix(share[..., None], features)
+        share = equal_shares(available)
+        fused = mix(share[..., None], features)
         drawn_fused = None
         if drawn is not None and drawn_available is not None:
             drawn_fused = jnp.where(drawn_available[..., None], take_drawn(features, drawn), jnp.zeros((), features.dtype))

@@ -1,0 +1,131 @@
+"""`python -m experiments.compare --data SET --seeds 3 --budget-minutes M`: train, evaluate, compare. docs/experiments.md says more."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from experiments.compare.budget import (
+    Budget,
+    calibration,
+    fix_budget,
+    machine,
+    read_budget,
+    seconds_per_step,
+    with_steps,
+)
+from experiments.compare.members import PRESET_FILE, members, run_member, run_sgma, share
+from experiments.compare.methods import GROUPS, METHODS, REFERENCE
+from experiments.compare.summary import summarise
+from experiments.compare.tables import markdown
+from sgma_jax.cli import load_preset
+from sgma_jax.config import TrainConfig, check, to_json
+from sgma_jax.errors import InputError, one_line_errors
+from sgma_jax.reporting.atomic import write_atomically
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Train every method under the same budget, score every subset of the sensors, and write the tables."""
+
+    data: Path
+    """Converted data set."""
+    base: Path = Path("experiments/demo.py")
+    """Preset of that data set; its encoder, crops, batches and optimiser are those of every method."""
+    out: Path | None = None
+    """Folder of the comparison; runs/compare/NAME of the base preset if not given. The same command goes on where it stopped."""
+    group: Literal["methods", "paper", "dropout", "fusion", "sampling"] = "methods"
+    """Which methods: the baselines; the paper's four rows; modality dropout; variants of SGF; variants of MAS."""
+    methods: tuple[str, ...] = field(default=())
+    """Methods by name, instead of a group."""
+    seeds: int = 3
+    """Trainings of each method."""
+    budget_minutes: float | None = None
+    """Minutes of one training of SGMA, turned into steps once; every method gets as many steps."""
+    steps: int | None = None
+    """Steps of each training, instead of minutes."""
+    shard: str = "1/1"
+    """i/n: only the i-th of n parts of the trainings; all parts may run at once, on any machines."""
+    split: str = "test"
+    """Split to score."""
+    corruptions: bool = False
+    """Score failing sensors too."""
+    analysis: bool = False
+    """Measure separability and robustness too."""
+
+
+def chosen_methods(group: str, names: tuple[str, ...]) -> list[str]:
+    """Names of methods; InputError for one that there is not."""
+    for name in names:
+        if name not in METHODS:
+            raise InputError(f"--methods: there is no method {name!r}; there are {', '.join(METHODS)}.")
+    return list(dict.fromkeys(names)) or list(GROUPS[group])
+
+
+def agreed_budget(arguments: Arguments, out: Path, base: TrainConfig) -> Budget:
+    """The comparison's budget: the one written down, else the steps asked for, else the minutes asked for at SGMA's measured speed."""
+    known = read_budget(out)
+    if known:
+        if arguments.steps not in (None, known.steps) or arguments.budget_minutes not in (None, known.minutes):
+            raise InputError(f"{out} has a budget of {known.steps} steps ({known.minutes} minutes) already; give another --out, or ask for that one.")
+        return known
+    if (arguments.steps is None) == (arguments.budget_minutes is None):
+        raise InputError("give either --budget-minutes or --steps.")
+    if (arguments.steps or arguments.budget_minutes or 0) <= 0:
+        raise InputError("--budget-minutes and --steps must be positive.")
+    if arguments.steps is not None:
+        return fix_budget(out, Budget(arguments.steps, None, None, machine()))
+    assert arguments.budget_minutes is not None
+    folder = out / "calibration"
+    config = calibration(METHODS[REFERENCE](base))
+    write_atomically(folder / PRESET_FILE, to_json(config).encode())
+    print(f"calibration: {config.steps} steps of {REFERENCE}", flush=True)
+    if wrong := run_sgma(folder, "train", str(folder / PRESET_FILE), "--workdir", str(folder)):
+        raise InputError(f"the calibration failed: {wrong}")
+    seconds = seconds_per_step(folder / "metrics.jsonl", config.data.batch_size)
+    steps = max(1, int(arguments.budget_minutes * 60 / seconds))
+    return fix_budget(out, Budget(steps, float(arguments.budget_minutes), seconds, machine()))
+
+
+@one_line_errors
+def main() -> None:
+    """Run this shard's members, then write the tables of all that is done."""
+    arguments = tyro.cli(Arguments, prog="python -m experiments.compare")
+    if arguments.seeds < 1:
+        raise InputError(f"--seeds is {arguments.seeds}; it must be at least 1.")
+    base = load_preset(arguments.base)
+    base = dataclasses.replace(base, data=dataclasses.replace(base.data, path=str(arguments.data)))
+    names = chosen_methods(arguments.group, arguments.methods)
+    for name in names:
+        check(METHODS[name](base))
+    out = arguments.out or Path("runs/compare") / base.name
+    budget = agreed_budget(arguments, out, base)
+    print(f"budget: {budget.steps} steps each", flush=True)
+
+    everything = members({name: METHODS[name](with_steps(base, budget.steps)) for name in names}, arguments.seeds, out)
+    extras = [flag for flag, wanted in (("--corruptions", arguments.corruptions), ("--analysis", arguments.analysis)) if wanted]
+    mine = share(everything, arguments.shard)
+    failed = []
+    for number, member in enumerate(mine, 1):
+        print(f"{number}/{len(mine)} {member.method}, seed {member.config.seed}", flush=True)
+        wrong = run_member(member, arguments.split, extras)
+        if wrong:  # the others go on
+            failed.append(f"{member.method}/{member.seed}: {wrong}")
+            print(f"  failed: {wrong}", flush=True)
+
+    summary = {**summarise(everything, budget, arguments.split, REFERENCE), "failed": failed}
+    write_atomically(out / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
+    text = markdown(summary)
+    write_atomically(out / "summary.md", text.encode())
+    print(f"\n{text}\n{out / 'summary.md'}, {out / 'summary.json'}")
+    if failed:
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""The members of a comparison: one method with one seed, trained and evaluated by the `sgma` command in a process of its own."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from sgma_jax.config import TrainConfig, to_json
+from sgma_jax.errors import InputError
+from sgma_jax.reporting.atomic import write_atomically
+
+PRESET_FILE = "preset.json"
+LOG_FILE = "log.txt"
+SGMA = (sys.executable, "-c", "from sgma_jax.cli import main; main()")
+
+
+class Member(NamedTuple):
+    """One training."""
+
+    method: str
+    seed: int
+    config: TrainConfig
+    folder: Path
+
+
+def members(methods: dict[str, TrainConfig], seeds: int, out: Path) -> list[Member]:
+    """Every method with every seed, first seeds first, so that an interrupted comparison can be read as early as possible."""
+    return [
+        Member(name, seed, dataclasses.replace(config, name=name, seed=config.seed + seed), out / name / str(seed))
+        for seed in range(seeds)
+        for name, config in methods.items()
+    ]
+
+
+def share(everything: Sequence[Member], shard: str) -> list[Member]:
+    """Those of shard "i/n", i from 1 to n; InputError where it is none."""
+    number, _, count = shard.partition("/")
+    if not (number.isdigit() and count.isdigit() and 1 <= int(number) <= int(count)):
+        raise InputError(f"--shard is {shard!r}; give i/n with i from 1 to n, such as 2/4.")
+    return list(everything[int(number) - 1 :: int(count)])
+
+
+def is_trained(member: Member) -> bool:
+    """Whether its last checkpoint is there, complete."""
+    return (member.folder / "checkpoints" / str(member.config.steps)).is_dir()
+
+
+def evaluation_path(member: Member, split: str, what: str = ".json") -> Path:
+    """A file that `sgma evaluate` leaves."""
+    return member.folder / "evaluation" / f"{split}{what}"
+
+
+def run_member(member: Member, split: str, extras: Sequence[str]) -> str | None:
+    """Train and evaluate what is not yet there; `extras` are flags of `sgma evaluate`. None, or in a line what went wrong."""
+    evaluated = [".json", *(f"_{extra.removeprefix('--')}.json" for extra in extras)]
+    if is_trained(member) and all(evaluation_path(member, split, what).is_file() for what in evaluated):
+        return None
+    if not is_trained(member):
+        write_atomically(member.folder / PRESET_FILE, to_json(member.config).encode())
+        wrong = run_sgma(member.folder, "train", str(member.folder / PRESET_FILE), "--workdir", str(member.folder))
+        if wrong:
+            return wrong
+    return run_sgma(member.folder, "evaluate", str(member.folder), "--split", split, *extras)
+
+
+def run_sgma(folder: Path, *arguments: str) -> str | None:
+    """Run the `sgma` command; what it says is appended to FOLDER/log.txt. None, or in a line what went wrong."""
+    folder.mkdir(parents=True, exist_ok=True)
+    log = folder / LOG_FILE
+    with log.open("ab") as file:
+        file.write(f"\n$ sgma {' '.join(arguments)}    # {time.strftime('%Y-%m-%d %H:%M:%S')}\n".encode())
+        file.flush()
+        done = subprocess.run([*SGMA, *arguments], stdout=file, stderr=subprocess.STDOUT, env=dict(os.environ), check=False)
+    if done.returncode == 0:
+        return None
+    last = [line for line in log.read_text(errors="replace").splitlines() if line.strip()][-1]
+    return f"sgma {arguments[0]} ended with {done.returncode}: {last.removeprefix('error: ')[:300]} (more in {log})"
