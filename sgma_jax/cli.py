@@ -75,6 +75,8 @@ class EvaluateArguments:
     """What absent sensors are: skipped, or zeros after normalisation."""
     corruptions: bool = False
     """Score all sensors also while one of them fails in part: missing blocks, noise, misregistration."""
+    analysis: bool = False
+    """Measure how well classes part in each sensor's features, with and without fusion, and each sensor's robustness per class."""
     pictures: int = 0
     """Records of the split to draw, with the prediction of every subset and the robustness maps."""
     data_path: str | None = None
@@ -170,10 +172,11 @@ def evaluate(arguments: list[str]) -> None:
     """`sgma evaluate RUN`: writes RUN/evaluation/<split>.json and prints the table."""
     own = tyro.cli(EvaluateArguments, args=arguments, prog="sgma evaluate")
     _prepare_jax()
+    from sgma_jax.analysis import analyse
     from sgma_jax.checkpointing import read_config
     from sgma_jax.evaluation import evaluate_run
     from sgma_jax.failures import evaluate_failures
-    from sgma_jax.reporting.tables import print_evaluation, print_failures
+    from sgma_jax.reporting.tables import print_analysis, print_evaluation, print_failures
 
     config = read_config(own.run)
     if own.data_path:
@@ -182,6 +185,8 @@ def evaluate(arguments: list[str]) -> None:
     print_evaluation(evaluation)
     if own.corruptions:
         print_failures(evaluate_failures(own.run, config, evaluation))
+    if own.analysis:
+        print_analysis(analyse(own.run, config, evaluation))
 
 
 def report(arguments: list[str]) -> None:

@@ -20,7 +20,7 @@ from experiments.compare.budget import (
     with_steps,
 )
 from experiments.compare.members import PRESET_FILE, members, run_member, run_sgma, share
-from experiments.compare.methods import GROUPS, METHODS, REFERENCE
+from experiments.compare.methods import METHODS, REFERENCE, chosen_methods
 from experiments.compare.summary import summarise
 from experiments.compare.tables import markdown
 from sgma_jax.cli import load_preset
@@ -59,14 +59,6 @@ class Arguments:
     """Measure separability and robustness too."""
 
 
-def chosen_methods(group: str, names: tuple[str, ...]) -> list[str]:
-    """Names of methods; InputError for one that there is not."""
-    for name in names:
-        if name not in METHODS:
-            raise InputError(f"--methods: there is no method {name!r}; there are {', '.join(METHODS)}.")
-    return list(dict.fromkeys(names)) or list(GROUPS[group])
-
-
 def agreed_budget(arguments: Arguments, out: Path, base: TrainConfig) -> Budget:
     """The comparison's budget: the one written down, else the steps asked for, else the minutes asked for at SGMA's measured speed."""
     known = read_budget(out)
@@ -79,7 +71,7 @@ def agreed_budget(arguments: Arguments, out: Path, base: TrainConfig) -> Budget:
     if (arguments.steps or arguments.budget_minutes or 0) <= 0:
         raise InputError("--budget-minutes and --steps must be positive.")
     if arguments.steps is not None:
-        return fix_budget(out, Budget(arguments.steps, None, None, machine()))
+        return fix_budget(out, Budget(arguments.steps, 0.0, 0.0, machine()))
     assert arguments.budget_minutes is not None
     folder = out / "calibration"
     config = calibration(METHODS[REFERENCE](base))

@@ -33,10 +33,10 @@ class Budget:
 
     steps: int
     """Optimiser steps."""
-    minutes: float | None
-    """What was asked for, for one training of SGMA without compilation and validation; None where steps were asked for."""
-    seconds_per_step: float | None
-    """Of SGMA, measured on `machine`."""
+    minutes: float
+    """What was asked for, for one training of SGMA without compilation and validation; 0 where steps were asked for."""
+    seconds_per_step: float
+    """Of SGMA, measured on `machine`; 0 where steps were asked for."""
     machine: str
 
 

@@ -18,6 +18,7 @@ from experiments.ablations import (
 )
 from experiments.baselines import complete_mean, concatenation_zero, imlt_like, m3l_like, magic_like
 from sgma_jax.config import TrainConfig
+from sgma_jax.errors import InputError
 
 REFERENCE = "sgma"
 """The method that all others are compared with, and whose speed turns minutes into steps."""
@@ -48,3 +49,11 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "fusion": ("sgma", "prototype_norm_none", *heads.rows, "semantic_filter_separate", *kernel_sizes.rows),
     "sampling": ("sgma", *sampling_table.rows),
 }
+
+
+def chosen_methods(group: str, names: tuple[str, ...]) -> list[str]:
+    """The methods named, or else those of the group; InputError for a name that there is not."""
+    for name in names:
+        if name not in METHODS:
+            raise InputError(f"--methods: there is no method {name!r}; there are {', '.join(METHODS)}.")
+    return list(dict.fromkeys(names)) or list(GROUPS[group])

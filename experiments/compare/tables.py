@@ -9,7 +9,7 @@ from typing import Any
 def markdown(summary: Mapping[str, Any]) -> str:
     """All tables, in percent, mean ± standard deviation over seeds; no word of praise that an interval does not carry."""
     budget, methods = summary["budget"], summary["methods"]
-    asked = "" if budget["minutes"] is None else (
+    asked = "" if not budget["minutes"] else (
         f" ({budget['minutes']:g} minutes of SGMA at {budget['seconds_per_step']:.3g} s a step on {budget['machine']})")  # fmt: skip
     code = summary["provenance"]["git_revision"] or "of no checkout"
     head = f"mIoU (%) on {summary['split']} ({summary['records']} tiles), every method after {budget['steps']} steps{asked}, code {code}."

@@ -1,4 +1,4 @@
-"""`sgma evaluate --corruptions` and each record's own counts, on a real run."""
+"""What `sgma evaluate` finds out beside the scores: failing sensors, each record's own counts, separability; on a real run."""
 
 from __future__ import annotations
 
@@ -49,6 +49,23 @@ def test_the_records_own_counts_add_up_to_the_splits(run: Path, sgma: Command) -
     assert [list(s) for s in records.subsets] == [row["modalities"] for row in report["subsets"]]
     for matrix, row in zip(records.confusions.sum(0, dtype=np.int64), report["subsets"], strict=True):
         assert matrix.tolist() == row["confusion"]
+
+
+def test_the_analysis_speaks_of_every_sensor_scale_and_class(run: Path, sgma: Command) -> None:
+    status, out, _ = sgma("evaluate", run, "--split", "test", "--analysis")
+    assert status == 0
+    assert "silhouette" in out
+    found = json.loads((run / "evaluation" / "test_analysis.json").read_text())
+    rows = {(row["modality"], row["stride"], row["features"]): row for row in found["separability"]}
+    assert set(rows) == {(m, s, f) for m in ("rgb", "dsm") for s in (4, 8, 16, 32) for f in ("encoder", "fused")}
+    assert rows["rgb", 4, "encoder"]["positions"] > 0
+    assert rows["rgb", 4, "encoder"]["silhouette"] != rows["rgb", 4, "fused"]["silhouette"]
+    for row in rows.values():
+        assert row["silhouette"] is None or -1 <= row["silhouette"] <= 1
+        assert all(v is None or 0 <= v <= 1 for v in row["variance"].values())
+    for by_class in found["robustness"].values():
+        assert any(by_class.values())
+        assert all(sum(shares.values()) == pytest.approx(1, abs=1e-4) for shares in by_class.values() if shares)
 
 
 def test_counts_that_are_missing_or_damaged_are_named_with_the_way_out(tmp_path: Path) -> None:
