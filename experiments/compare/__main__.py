@@ -25,6 +25,7 @@ from experiments.compare.summary import summarise
 from experiments.compare.tables import markdown
 from sgma_jax.cli import load_preset
 from sgma_jax.config import TrainConfig, check, to_json
+from sgma_jax.data.schema import check_expected, read_manifest
 from sgma_jax.errors import InputError, one_line_errors
 from sgma_jax.reporting.atomic import write_atomically
 
@@ -38,7 +39,8 @@ class Arguments:
     base: Path = Path("experiments/demo.py")
     """Preset of that data set; its encoder, crops, batches and optimiser are those of every method."""
     out: Path | None = None
-    """Folder of the comparison; runs/compare/NAME of the base preset if not given. The same command goes on where it stopped."""
+    """Folder of the comparison; runs/compare/NAME of the base preset if not given. The same command goes on where it stopped, and groups
+    in one folder share their trainings."""
     group: Literal["methods", "paper", "dropout", "fusion", "sampling"] = "methods"
     """Which methods: the baselines; the paper's four rows; modality dropout; variants of SGF; variants of MAS."""
     methods: tuple[str, ...] = field(default=())
@@ -48,7 +50,7 @@ class Arguments:
     budget_minutes: float | None = None
     """Minutes of one training of SGMA, turned into steps once; every method gets as many steps."""
     steps: int | None = None
-    """Steps of each training, instead of minutes."""
+    """Steps of each training, instead of minutes; without either, the base preset's own."""
     shard: str = "1/1"
     """i/n: only the i-th of n parts of the trainings; all parts may run at once, on any machines."""
     split: str = "test"
@@ -60,19 +62,19 @@ class Arguments:
 
 
 def agreed_budget(arguments: Arguments, out: Path, base: TrainConfig) -> Budget:
-    """The comparison's budget: the one written down, else the steps asked for, else the minutes asked for at SGMA's measured speed."""
+    """The comparison's budget: the one written down, else what is asked for, minutes being turned into steps by SGMA's speed here."""
     known = read_budget(out)
     if known:
         if arguments.steps not in (None, known.steps) or arguments.budget_minutes not in (None, known.minutes):
             raise InputError(f"{out} has a budget of {known.steps} steps ({known.minutes} minutes) already; give another --out, or ask for that one.")
         return known
-    if (arguments.steps is None) == (arguments.budget_minutes is None):
-        raise InputError("give either --budget-minutes or --steps.")
-    if (arguments.steps or arguments.budget_minutes or 0) <= 0:
-        raise InputError("--budget-minutes and --steps must be positive.")
-    if arguments.steps is not None:
-        return fix_budget(out, Budget(arguments.steps, 0.0, 0.0, machine()))
-    assert arguments.budget_minutes is not None
+    if arguments.steps is not None and arguments.budget_minutes is not None:
+        raise InputError("--budget-minutes and --steps are given; give one of them.")
+    for flag, value in (("--steps", arguments.steps), ("--budget-minutes", arguments.budget_minutes)):
+        if value is not None and value <= 0:
+            raise InputError(f"{flag} is {value}; it must be positive.")
+    if arguments.budget_minutes is None:
+        return fix_budget(out, Budget(arguments.steps or base.steps, 0.0, 0.0, machine()))
     folder = out / "calibration"
     config = calibration(METHODS[REFERENCE](base))
     write_atomically(folder / PRESET_FILE, to_json(config).encode())
@@ -93,8 +95,11 @@ def main() -> None:
     base = load_preset(arguments.base)
     base = dataclasses.replace(base, data=dataclasses.replace(base.data, path=str(arguments.data)))
     names = chosen_methods(arguments.group, arguments.methods)
+    # All that can be wrong with what was asked for is said once, before anything is written.
     for name in names:
         check(METHODS[name](base))
+    check_expected(read_manifest(arguments.data).schema, base.data.modalities, base.data.bands, base.data.classes)
+    share([], arguments.shard)
     out = arguments.out or Path("runs/compare") / base.name
     budget = agreed_budget(arguments, out, base)
     print(f"budget: {budget.steps} steps each", flush=True)
@@ -111,10 +116,11 @@ def main() -> None:
             print(f"  failed: {wrong}", flush=True)
 
     summary = {**summarise(everything, budget, arguments.split, REFERENCE), "failed": failed}
-    write_atomically(out / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
+    name = "chosen" if arguments.methods else arguments.group
     text = markdown(summary)
-    write_atomically(out / "summary.md", text.encode())
-    print(f"\n{text}\n{out / 'summary.md'}, {out / 'summary.json'}")
+    write_atomically(out / f"{name}.json", (json.dumps(summary, indent=2) + "\n").encode())
+    write_atomically(out / f"{name}.md", text.encode())
+    print(f"\n{text}\n{out / name}.md, {out / name}.json")
     if failed:
         raise SystemExit(1)
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from sgma_jax.config import TrainConfig, to_json
+from sgma_jax.config import TrainConfig, differences, from_json, to_json
 from sgma_jax.errors import InputError
 from sgma_jax.reporting.atomic import write_atomically
 
@@ -58,6 +58,8 @@ def evaluation_path(member: Member, split: str, what: str = ".json") -> Path:
 
 def run_member(member: Member, split: str, extras: Sequence[str]) -> str | None:
     """Train and evaluate what is not yet there; `extras` are flags of `sgma evaluate`. None, or in a line what went wrong."""
+    if wrong := _another_experiment(member):
+        return wrong
     evaluated = [".json", *(f"_{extra.removeprefix('--')}.json" for extra in extras)]
     if is_trained(member) and all(evaluation_path(member, split, what).is_file() for what in evaluated):
         return None
@@ -67,6 +69,17 @@ def run_member(member: Member, split: str, extras: Sequence[str]) -> str | None:
         if wrong:
             return wrong
     return run_sgma(member.folder, "evaluate", str(member.folder), "--split", split, *extras)
+
+
+def _another_experiment(member: Member) -> str | None:
+    path = member.folder / PRESET_FILE
+    if not path.is_file():
+        return None
+    try:
+        different = [field for field in differences(from_json(path.read_text(encoding="utf-8")), member.config) if field != "data.path"]
+    except InputError as error:
+        return f"{path}: {error}"
+    return f"{path} is of another experiment (it differs in {', '.join(different)}); give another --out, or delete the folder" if different else None
 
 
 def run_sgma(folder: Path, *arguments: str) -> str | None:

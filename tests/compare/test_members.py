@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from experiments.compare.budget import Budget, fix_budget, read_budget, seconds_per_step, with_steps
-from experiments.compare.members import Member, members, share
+from experiments.compare.members import PRESET_FILE, Member, members, run_member, share
 from experiments.compare.methods import GROUPS, METHODS, REFERENCE
 from experiments.demo import config as demo
 from experiments.grau_du_roi import config as grau_du_roi
@@ -34,6 +34,18 @@ def test_shards_share_out_every_training_exactly_once(tmp_path: Path, count: int
 def test_a_shard_that_is_none_is_named(tmp_path: Path, shard: str) -> None:
     with pytest.raises(InputError, match="--shard"):
         share(everything(tmp_path), shard)
+
+
+def test_a_folder_of_another_experiment_is_left_alone(tmp_path: Path) -> None:
+    member = everything(tmp_path)[0]
+    member.folder.mkdir(parents=True)
+    other = dataclasses.replace(member.config, data=dataclasses.replace(member.config.data, path="elsewhere", crop=48))
+    (member.folder / PRESET_FILE).write_text(to_json(other))
+    wrong = run_member(member, "test", [])
+    assert wrong is not None
+    assert "data.crop" in wrong
+    assert "data.path" not in wrong
+    assert [p.name for p in member.folder.iterdir()] == [PRESET_FILE]
 
 
 @pytest.mark.parametrize("base", [demo, zion, grau_du_roi], ids=lambda c: c.name)
