@@ -121,6 +121,12 @@ def main() -> None:
     write_atomically(out / f"{name}.json", (json.dumps(summary, indent=2) + "\n").encode())
     write_atomically(out / f"{name}.md", text.encode())
     print(f"\n{text}\n{out / name}.md, {out / name}.json")
+    first = [str(out / method["runs"][0]) for method in summary["methods"].values()]  # [C] one seed of each stands side by side on the page
+    if wrong := run_sgma(out, "report", *first, "--out", str(out / f"{name}.html"), "--split", arguments.split):
+        failed.append(f"report: {wrong}")
+        print(f"  failed: {wrong}")
+    else:
+        print(out / f"{name}.html")
     if failed:
         raise SystemExit(1)
 

@@ -31,6 +31,9 @@ def test_a_member_that_fails_leaves_the_others_and_what_is_done_is_not_done_agai
     assert "| complete_mean | 1 |" in (out / "chosen.md").read_text()
     assert [line["step"] for line in read_metrics(out / "complete_mean" / "0" / "metrics.jsonl") if line["kind"] == "evaluation"] == [1, 2]
 
+    page = (out / "chosen.html").read_text(encoding="utf-8")
+    assert "complete_mean" in page
+    assert "with mean fusion and no modality-aware sampling" in page
     before = {path: path.stat().st_mtime_ns for path in (out / "complete_mean").rglob("*")}
     again = compare(tiny_city, tiny_preset, out, "--seeds", "1", "--steps", "2", "--methods", "complete_mean")
     assert again.returncode == 0, again.stderr
