@@ -87,7 +87,7 @@ def make_train_step(config: TrainConfig, mesh: Mesh, shapes: TrainState) -> Call
                 losses["loss_selection"] = cross_entropy(outputs.drawn_logits, batch.labels, outputs.answered)
                 losses["loss"] += config.model.fusion.selection_loss_weight * losses["loss_selection"]
             for name, auxiliary_weight in auxiliary_weights(config.model.fusion).items():
-                losses[f"loss_{name}"] = outputs.auxiliary[name].mean()
+                losses[f"loss_{name}"] = outputs.auxiliary[name].sum() / config.data.batch_size
                 losses["loss"] += auxiliary_weight * losses[f"loss_{name}"]
             return losses["loss"], (losses, outputs, updates["batch_stats"])
 

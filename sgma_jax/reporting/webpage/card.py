@@ -135,9 +135,8 @@ def describe_model(config: TrainConfig) -> str:
     """Encoder, fusion and sampling, in the field's words."""
     encoder = config.model.encoder
     name = f"PVT-v2-{encoder.variant}" if isinstance(encoder, PvtV2Config) else f"ResNet-{encoder.variant}"
-    return (
-        f"{name} with {FUSIONS[type(config.model.fusion)]} and {'modality-aware sampling (MAS)' if config.sampling else 'no modality-aware sampling'}"
-    )
+    sampling = "modality-aware sampling (MAS)" if config.sampling else "no modality-aware sampling"
+    return f"{name} with {FUSIONS[type(config.model.fusion)]} and {sampling}"
 
 
 def _sentence(run: Run) -> str:
