@@ -12,6 +12,8 @@ RESAMPLES = 2000
 """[C] Bootstrap resamples of an interval."""
 CONFIDENCE = 0.95
 """[C] Its level."""
+FEWEST_TILES = 10
+"""[C] Test tiles below which a bootstrap over them says nothing."""
 
 
 def miou(confusions: Float[np.ndarray, "*any classes classes"]) -> Float[np.ndarray, "*any"]:

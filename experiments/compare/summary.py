@@ -13,7 +13,7 @@ import numpy as np
 
 from experiments.compare.budget import Budget
 from experiments.compare.members import Member, evaluation_path
-from experiments.compare.scores import CONFIDENCE, RESAMPLES, measures, miou, monotony, paired_differences
+from experiments.compare.scores import CONFIDENCE, FEWEST_TILES, RESAMPLES, measures, miou, monotony, paired_differences
 from experiments.compare.scores import mean_and_sd as over_seeds
 from sgma_jax.errors import InputError
 from sgma_jax.reporting.metrics_log import read_metrics
@@ -103,7 +103,8 @@ def _comparisons(by_method: Mapping[str, Sequence[Run]], reference: str) -> list
         differences = paired_differences(np.stack([ours[s] for s in seeds]), np.stack([theirs[s] for s in seeds]))
         for measure, difference in differences.items():
             line = {"method": reference, "against": other, "measure": measure, "seeds": len(seeds)}
-            found.append({**line, **difference._asdict(), "verdict": difference.verdict})
+            enough = len(by_method[reference][0].records.ids) >= FEWEST_TILES
+            found.append({**line, **difference._asdict(), "verdict": difference.verdict if enough else "not to be said from so few tiles"})
     return found
 
 

@@ -56,6 +56,13 @@ def test_the_table_says_better_only_where_the_interval_excludes_zero(everything:
     json.dumps(summary, allow_nan=False)
 
 
+def test_from_a_handful_of_tiles_nothing_is_called_better(everything: list[Member]) -> None:
+    for member in everything:
+        write_run(member, 0.6 if member.method == "worse" else 0.9, records=9)
+    summary = summarise(everything, BUDGET, "test", "sgma")
+    assert {c["verdict"] for c in summary["comparisons"]} == {"not to be said from so few tiles"}
+
+
 def test_scores_are_those_of_the_runs_own_evaluations(everything: list[Member]) -> None:
     for member in everything:
         write_run(member, 0.7)
