@@ -81,7 +81,7 @@ class Evaluator:
         """The Answer to (variables, batch, present(subset)). As `present` is an argument, shapes alone decide what is compiled: one
         program per number of sensors."""
         self._count = jax.jit(count, out_shardings=replicated(mesh))
-        self._gather = jax.jit(lambda ids: ids, out_shardings=replicated(mesh))
+        self._gather = jax.jit(lambda ids: ids, out_shardings=replicated(mesh))  # every process learns of every record
 
     def present(self, subset: tuple[str, ...]) -> np.ndarray:
         """A subset as the programs take it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -43,7 +43,7 @@ class Arguments:
     in one folder share their trainings."""
     group: Literal["methods", "paper", "dropout", "fusion", "sampling"] = "methods"
     """Which methods: the baselines; the paper's four rows; modality dropout; variants of SGF; variants of MAS."""
-    methods: tuple[str, ...] = field(default=())
+    methods: tuple[str, ...] = ()
     """Methods by name, instead of a group."""
     seeds: int = 3
     """Trainings of each method."""
