@@ -21,6 +21,7 @@ from jaxtyping import Array, Float, Int
 
 from sgma_jax.config import SemanticGuidedFusionConfig, TrainConfig
 from sgma_jax.data.pipeline import evaluation_batches, open_split
+from sgma_jax.errors import InputError
 from sgma_jax.evaluation import evaluation_file, load_run
 from sgma_jax.modalities import per_pixel
 from sgma_jax.models.sgma import STRIDES, Sgma
@@ -40,8 +41,11 @@ def analyse(folder: Path, config: TrainConfig, evaluation: Mapping[str, Any]) ->
 
     `evaluation` is what `evaluate_run` returned for the split. `separability` has, per sensor, stride and kind of features, the silhouette
     score (-1 to 1) and the variance within each class (0 to 1); None where there were too few positions. `robustness` has, with SGF, per
-    stride and class the mean share of each sensor over the pixels that all sensors see.
+    stride and class the mean share of each sensor over the pixels that all sensors see. Raises InputError where several processes would share
+    the work, which it does not know.
     """
+    if jax.process_count() > 1:
+        raise InputError(f"--analysis works in one process, and here are {jax.process_count()}; run it on one machine alone.")
     split, sensors, classes = evaluation["split"], config.data.modalities, config.data.classes
     source = open_split(config.data, split)
     evaluator, variables, _, _ = load_run(folder, config)

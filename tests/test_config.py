@@ -18,11 +18,14 @@ from hypothesis import strategies as st
 from sgma_jax import config as config_module
 from sgma_jax.cli import load_preset
 from sgma_jax.config import (
+    ConcatenationFusionConfig,
     DataConfig,
+    FusionTokenConfig,
     MeanFusionConfig,
     ModelConfig,
     OptimizerConfig,
     PvtV2Config,
+    RankedSelectionFusionConfig,
     SamplingConfig,
     SemanticGuidedFusionConfig,
     TrainConfig,
@@ -209,6 +212,23 @@ def test_what_cannot_work_is_an_input_error_that_names_the_field(path: str, valu
 def test_a_stem_that_cannot_take_the_bands_names_both() -> None:
     with pytest.raises(InputError, match=r'model\.stem.*4.*stem="linear"'):
         check(replaced(GOOD, "data.bands", (3, 4)))
+
+
+@pytest.mark.parametrize(
+    ("fusion", "field"),
+    [
+        (SemanticGuidedFusionConfig(kernel_sizes=()), "model.fusion.kernel_sizes"),
+        (SemanticGuidedFusionConfig(kernel_sizes=(3, 4)), "model.fusion.kernel_sizes"),
+        (FusionTokenConfig(temperature=0.0), "model.fusion.temperature"),
+        (ConcatenationFusionConfig(), "sampling=None"),
+        (RankedSelectionFusionConfig(), "sampling=None"),
+        (FusionTokenConfig(), "sampling=None"),
+    ],
+    ids=str,
+)
+def test_a_fusion_that_cannot_work_is_an_input_error_that_names_the_field(fusion: Any, field: str) -> None:
+    with pytest.raises(InputError, match=field):
+        check(replaced(GOOD, "model.fusion", fusion))
 
 
 def test_every_field_of_every_configuration_has_its_sentence() -> None:
