@@ -65,7 +65,8 @@ def summarise(everything: Sequence[Member], budget: Budget, split: str, referenc
         "comparisons": _comparisons(by_method, reference),
         "intervals": {"resamples": RESAMPLES, "confidence": CONFIDENCE, "over": "tiles and seeds"},
         "not_done": [f"{m.method}/{m.seed}" for m in everything if (m.method, m.seed) not in done],
-        "provenance": runs[0].report["provenance"],
+        "manifest_hash": runs[0].report["provenance"]["manifest_hash"],
+        "code": sorted({run.report["provenance"]["git_revision"] or "of no checkout" for run in runs}),
     }
 
 

@@ -11,7 +11,7 @@ def markdown(summary: Mapping[str, Any]) -> str:
     budget, methods = summary["budget"], summary["methods"]
     asked = "" if not budget["minutes"] else (
         f" ({budget['minutes']:g} minutes of SGMA at {budget['seconds_per_step']:.3g} s a step on {budget['machine']})")  # fmt: skip
-    code = summary["provenance"]["git_revision"] or "of no checkout"
+    code = " and ".join(summary["code"])  # of all runs that count
     head = f"mIoU (%) on {summary['split']} ({summary['records']} tiles), every method after {budget['steps']} steps{asked}, code {code}."
     parts = [
         head,
