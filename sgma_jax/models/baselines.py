@@ -39,8 +39,9 @@ class ConcatenationFusion(nn.Module):
     ) -> Fused:
         """Fuse the modalities along axis 1; those that `subset` leaves out are absent everywhere."""
         channels = features.shape[-1]
-        # A 1 x 1 convolution of a concatenation is a sum of 1 x 1 convolutions, one a sensor.
-        kernels = jnp.stack([Kernel((channels, channels), projection_init, name=f"linear_{m}")() for m in self.modalities])
+        # A 1 x 1 convolution of a concatenation is a sum of 1 x 1 convolutions, one a sensor; they begin as the one would, by Xavier's rule.
+        initializer = nn.initializers.variance_scaling(2 / (len(self.modalities) + 1), "fan_avg", "uniform")
+        kernels = jnp.stack([Kernel((channels, channels), initializer, name=f"linear_{m}")() for m in self.modalities])
         bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
         absent = jnp.zeros((len(self.modalities), channels))
         if self.config.absent == "learned":

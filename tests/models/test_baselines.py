@@ -95,6 +95,8 @@ def test_concatenation_is_a_convolution_of_what_stands_side_by_side(name: str) -
     beside = np.where(available[..., None], features, stand_ins[:, None, None])
     concatenated = np.moveaxis(beside, 1, 3).reshape(BATCH, HEIGHT, WIDTH, -1)
     kernel = np.concatenate([params[f"linear_{m}"]["kernel"] for m in SENSORS])
+    assert np.abs(kernel).max() <= np.sqrt(6 / sum(kernel.shape))  # Xavier's rule for the whole
+    assert np.abs(kernel).max() > 0.9 * np.sqrt(6 / sum(kernel.shape))
     np.testing.assert_allclose(run(params, features, available).features, concatenated @ kernel + params["bias"], rtol=1e-4, atol=1e-5)
 
 
