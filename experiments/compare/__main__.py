@@ -86,6 +86,11 @@ def agreed_budget(arguments: Arguments, out: Path, base: TrainConfig) -> Budget:
     return fix_budget(out, Budget(steps, float(arguments.budget_minutes), seconds, machine()))
 
 
+def is_newer(page: Path, sources: list[Path]) -> bool:
+    """Whether a file was written after all those that it is made from."""
+    return page.is_file() and all(source.stat().st_mtime <= page.stat().st_mtime for source in sources)
+
+
 @one_line_errors
 def main() -> None:
     """Run this shard's members, then write the tables of all that is done."""
@@ -120,13 +125,13 @@ def main() -> None:
     text = markdown(summary)
     write_atomically(out / f"{name}.json", (json.dumps(summary, indent=2) + "\n").encode())
     write_atomically(out / f"{name}.md", text.encode())
-    print(f"\n{text}\n{out / name}.md, {out / name}.json")
-    first = [str(out / method["runs"][0]) for method in summary["methods"].values()]  # [C] one seed of each stands side by side on the page
-    if wrong := run_sgma(out, "report", *first, "--out", str(out / f"{name}.html"), "--split", arguments.split):
-        failed.append(f"report: {wrong}")
-        print(f"  failed: {wrong}")
-    else:
-        print(out / f"{name}.html")
+    print(f"\n{text}\n{out / name}.md, {out / name}.json, {out / name}.html")
+    page = out / f"{name}.html"
+    first = [out / method["runs"][0] for method in summary["methods"].values()]  # [C] one seed of each stands side by side on the page
+    if not is_newer(page, [folder / "evaluation" / f"{arguments.split}.json" for folder in first]):
+        if wrong := run_sgma(out, "report", *map(str, first), "--out", str(page), "--split", arguments.split):
+            failed.append(f"report: {wrong}")
+            print(f"  failed: {wrong}")
     if failed:
         raise SystemExit(1)
 
