@@ -128,10 +128,11 @@ def main() -> None:
     print(f"\n{text}\n{out / name}.md, {out / name}.json, {out / name}.html")
     page = out / f"{name}.html"
     first = [out / method["runs"][0] for method in summary["methods"].values()]  # [C] one seed of each stands side by side on the page
-    if not is_newer(page, [folder / "evaluation" / f"{arguments.split}.json" for folder in first]):
-        if wrong := run_sgma(out, "report", *map(str, first), "--out", str(page), "--split", arguments.split):
-            failed.append(f"report: {wrong}")
-            print(f"  failed: {wrong}")
+    if not is_newer(page, [folder / "evaluation" / f"{arguments.split}.json" for folder in first]) and (
+        wrong := run_sgma(out, "report", *map(str, first), "--out", str(page), "--split", arguments.split)
+    ):
+        failed.append(f"report: {wrong}")
+        print(f"  failed: {wrong}")
     if failed:
         raise SystemExit(1)
 
