@@ -47,11 +47,12 @@ class Arguments:
 
 
 def costs_of(config: TrainConfig, size: int) -> list[dict[str, Any]]:
-    """A row per number of sensors: parameters of the whole network, multiply-adds, planned bytes, images per second."""
+    """A row per number of sensors: parameters that prediction needs, multiply-adds, planned bytes, images per second."""
     variables = jax.jit(lambda: initial_variables(config))()
     images = {m: jnp.zeros((1, size, size, b)) for m, b in zip(config.data.modalities, config.data.bands, strict=True)}
     available = jnp.ones((1, len(images), size, size), bool)
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+    used = {root: tree for root, tree in variables["params"].items() if root != "alignment"}  # which only training needs
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(used))
     rows = []
     for costs in inspect_subsets(config, size):
         seconds = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import subprocess
 import sys
 import time
@@ -89,8 +90,16 @@ def run_sgma(folder: Path, *arguments: str) -> str | None:
     with log.open("ab") as file:
         file.write(f"\n$ sgma {' '.join(arguments)}    # {time.strftime('%Y-%m-%d %H:%M:%S')}\n".encode())
         file.flush()
+        began = file.tell()
         done = subprocess.run([*SGMA, *arguments], stdout=file, stderr=subprocess.STDOUT, env=dict(os.environ), check=False)
     if done.returncode == 0:
         return None
-    last = [line for line in log.read_text(errors="replace").splitlines() if line.strip()][-1]
-    return f"sgma {arguments[0]} ended with {done.returncode}: {last.removeprefix('error: ')[:300]} (more in {log})"
+    return f"sgma {arguments[0]} ended with {done.returncode}: {cause(log.read_bytes()[began:].decode(errors='replace'))[:300]} (more in {log})"
+
+
+def cause(said: str) -> str:
+    """The line of a failed command's output that says why: its own error, else the first exception, of which later ones are consequences."""
+    lines = [line for line in said.splitlines() if line.strip()]
+    own = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    exceptions = [line for line in lines if re.match(r"[\w.]+(Error|Exception)\b", line)]
+    return [*own[-1:], *exceptions[:1], *lines[-1:], "it said nothing"][0]

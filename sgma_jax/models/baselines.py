@@ -21,6 +21,8 @@ from sgma_jax.models.layers import Kernel, depthwise, linear, masked_softmax
 
 EPSILON = 1e-6
 """Smallest squared length in a cosine, and smallest variance in a normalisation."""
+FAR = -1e9
+"""Score of a position that takes no part."""
 
 
 class ConcatenationFusion(nn.Module):
@@ -152,8 +154,8 @@ class ContrastAndReconstruction(nn.Module):
             both = flat[:, i] & flat[:, j]
             logits = jnp.einsum("bpc,bqc->bpq", embedded[:, i], embedded[:, j]) / self.config.temperature
             for scores in (logits, jnp.swapaxes(logits, 1, 2)):
-                chance = masked_softmax(scores, both[:, None, :], 2)
-                pairs.append(-jnp.log(jnp.maximum(jnp.diagonal(chance, axis1=1, axis2=2), EPSILON)))
+                among = jax.nn.logsumexp(jnp.where(both[:, None, :], scores, FAR), axis=2)
+                pairs.append(among - jnp.diagonal(scores, axis1=1, axis2=2))
                 counts.append(both)
         contrast = _mean(jnp.stack(pairs, 1), jnp.stack(counts, 1), (1, 2)) if pairs else jnp.zeros(features.shape[0])
 

@@ -29,6 +29,8 @@ from sgma_jax.models.resnet import ResNet
 from sgma_jax.structs import Outputs
 
 STRIDES = (4, 8, 16, 32)
+CONTRASTED = 256
+"""[C] Most positions among which sensors are contrasted, which costs positions squared; the finest scale that has no more is taken."""
 
 
 class Sgma(nn.Module):
@@ -152,8 +154,9 @@ class Sgma(nn.Module):
     def auxiliary(self, maps: list[Array], results: list[Fused], available: Bool[Array, "batch modality height width"], sees: list[Array]) -> Any:
         """Losses that the fusion brings itself, by name, [batch]; those of a fusion at several scales are averaged over the scales."""
         if isinstance(self.config.fusion, FusionTokenConfig):
-            # [C] At the coarsest scale: contrast costs positions squared.
-            return self.alignment(maps[-1], results[-1].features, coarsen(self.magnified(available), STRIDES[-1]), sees[-1])
+            scale = next((i for i, m in enumerate(maps) if m.shape[2] * m.shape[3] <= CONTRASTED), len(maps) - 1)
+            recorded = coarsen(self.magnified(available), STRIDES[scale])
+            return self.alignment(maps[scale], results[scale].features, recorded, sees[scale])
         own = [r.auxiliary for r in results if r.auxiliary is not None]
         return {name: sum(losses[name] for losses in own) / len(own) for name in own[0]} if own else {}
 

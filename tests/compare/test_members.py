@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from experiments.compare.budget import Budget, fix_budget, read_budget, seconds_per_step, with_steps
-from experiments.compare.members import PRESET_FILE, Member, members, run_member, share
+from experiments.compare.members import PRESET_FILE, Member, cause, members, run_member, share
 from experiments.compare.methods import GROUPS, METHODS, REFERENCE
 from experiments.demo import config as demo
 from experiments.grau_du_roi import config as grau_du_roi
@@ -46,6 +46,14 @@ def test_a_folder_of_another_experiment_is_left_alone(tmp_path: Path) -> None:
     assert "data.crop" in wrong
     assert "data.path" not in wrong
     assert [p.name for p in member.folder.iterdir()] == [PRESET_FILE]
+
+
+def test_the_reason_of_a_failure_is_the_commands_own_line_or_the_first_exception() -> None:
+    trace = "Traceback (most recent call last):\n  File\nValueError: shapes differ\n\nTraceback\nRuntimeError: Event loop is closed\n"
+    assert cause(f"step 1\n{trace}") == "ValueError: shapes differ"
+    assert cause(f"{trace}error: the disk is full\n") == "the disk is full"
+    assert cause("Killed\n\n") == "Killed"
+    assert cause("") == "it said nothing"
 
 
 @pytest.mark.parametrize("base", [demo, zion, grau_du_roi], ids=lambda c: c.name)

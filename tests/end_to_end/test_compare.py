@@ -72,4 +72,5 @@ def test_shards_together_do_everything_under_the_budget_that_one_of_them_measure
     assert summary["budget"]["steps"] == max(1, int(0.6 / summary["budget"]["seconds_per_step"]))
     assert {c["against"] for c in summary["comparisons"]} == {"m3l_like", "imlt_like"}
     lines = read_metrics(tmp_path / "out" / "imlt_like" / "0" / "metrics.jsonl")
-    assert {"loss_contrast", "loss_reconstruction"} <= set(lines[0])
+    assert all(line["loss_contrast"] > 0 for line in lines if line["kind"] == "train")
+    assert all("loss_reconstruction" in line for line in lines if line["kind"] == "train")

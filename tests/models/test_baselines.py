@@ -153,6 +153,22 @@ def naive_losses(
     return float(np.mean(contrast)), float(np.mean(squares)) if squares else 0.0
 
 
+def test_contrast_has_a_gradient_however_wrong_it_is_and_is_finite_where_nothing_is_there() -> None:
+    losses = ContrastAndReconstruction(FusionTokenConfig(temperature=0.01), SENSORS)
+    features, everywhere = features_of(9), np.ones(SHAPE, bool)
+    params = jax.jit(losses.init)(jax.random.key(0), features, features[:, 0], everywhere, everywhere)["params"]
+
+    def contrast(features: Any, recorded: Any) -> Any:
+        return losses.apply({"params": params}, features, features[:, 0], recorded, recorded)["contrast"].sum()  # type: ignore[call-overload,index]
+
+    value, gradient = jax.jit(jax.value_and_grad(contrast))(features, everywhere)
+    assert value > -BATCH * np.log(1e-9)  # so far off that a softmax would round to nothing
+    assert (np.abs(gradient).max((-1, -2, -3)) > 0).all()
+    value, gradient = jax.jit(jax.value_and_grad(contrast))(features, ~everywhere)
+    assert value == 0
+    assert np.isfinite(gradient).all()
+
+
 def test_contrast_and_reconstruction_are_each_samples_own_and_what_the_plain_form_says() -> None:
     config = FusionTokenConfig(temperature=0.5)
     losses = ContrastAndReconstruction(config, SENSORS)
