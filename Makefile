@@ -4,6 +4,7 @@
 # make test-browser   the report's page in headless Chromium, where there is one
 # make test-beam   conversion through Apache Beam, which it installs into .venv
 # make experiments   the comparison of docs/experiments.md, resumable (hours); SGMA_REAL_DATA=FOLDER adds the real scenes. experiments-short: minutes
+# make test-chaos   a run that is killed 20 times, starved and damaged, against an undisturbed one (at most 10 minutes)
 # make lint   ruff, formatting and mypy, as CI runs them
 # The interpreter is PYTHON (3.11 or later): make demo PYTHON=python3.12
 PYTHON ?= python3
@@ -15,14 +16,14 @@ COMPARE := runs/compare
 # Minutes of each training on an idle machine of 2 cores; what is compared is the number of steps that SGMA makes in them.
 BUDGET_MINUTES ?= 5
 
-.PHONY: demo experiments experiments-short test test-slow test-parity test-beam test-browser lint format clean
+.PHONY: demo experiments experiments-short test test-slow test-parity test-beam test-browser test-chaos lint format clean
 .DEFAULT_GOAL := test
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "error: $(PYTHON) is older than Python 3.11; name a newer one: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 2; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,vector]'
 	@touch $@
 
 demo: $(STAMP)
@@ -89,6 +90,9 @@ test-browser: $(STAMP)
 test-beam: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,beam]'
 	$(BIN)/python -m pytest tests/data_prep/test_cluster.py
+
+test-chaos: $(STAMP)
+	SGMA_CHAOS=full $(BIN)/python -m pytest -m slow -s tests/chaos tests/end_to_end/test_dying_processes.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -22,10 +22,10 @@ from data_prep.deliver_pixels import CLASSES, PALETTE, decode_label, read_image,
 from data_prep.deliver_survey import Frame, Survey, survey_frames
 from data_prep.findings import settle
 from data_prep.parallel import ParallelOptions, parallel_arguments
-from data_prep.rasters import Rasters
 from data_prep.sources import SourceTree, open_source_beside
 from data_prep.tiling import Span, check_tiling, ignore_foreign, overlap_of, spans
 from data_prep.workspace import check_target
+from sgma_jax.data.rasters import Rasters
 from sgma_jax.data.schema import IGNORE, SPLITS, Example, Modality, Schema
 from sgma_jax.errors import one_line_errors
 from sgma_jax.reporting.tables import print_dataset

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from rasterio.windows import Window
 
-from data_prep.rasters import Rasters
 from data_prep.tiling import Span
+from sgma_jax.data.rasters import Rasters
 from sgma_jax.data.schema import IGNORE
 
 CLASSES = (

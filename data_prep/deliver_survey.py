@@ -14,10 +14,10 @@ from rich.progress import track
 from data_prep.deliver_files import Arrangement, FrameFiles
 from data_prep.deliver_pixels import CLASSES, channels_of, is_whole_png, read_label
 from data_prep.findings import Finding, Severity
-from data_prep.rasters import Rasters
 from data_prep.sources import SourceTree
 from data_prep.splits import read_splits
 from data_prep.tiling import Span
+from sgma_jax.data.rasters import Rasters
 from sgma_jax.data.schema import IGNORE, SPLITS
 from sgma_jax.errors import InputError
 

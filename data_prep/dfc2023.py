@@ -21,10 +21,10 @@ from data_prep.dfc2023_pixels import compose, read_sensor
 from data_prep.dfc2023_survey import Scene, Survey, survey_scenes
 from data_prep.findings import settle
 from data_prep.parallel import ParallelOptions, parallel_arguments
-from data_prep.rasters import Rasters
 from data_prep.sources import SourceTree, open_source_beside
 from data_prep.tiling import Span, check_tiling, ignore_foreign, overlap_of, spans
 from data_prep.workspace import check_target
+from sgma_jax.data.rasters import Rasters
 from sgma_jax.data.schema import IGNORE, SPLITS, Example, Modality, Schema
 from sgma_jax.errors import InputError, one_line_errors
 from sgma_jax.reporting.tables import print_dataset

@@ -11,7 +11,7 @@ from rasterio.features import rasterize, shapes, sieve
 
 from data_prep.dfc2023_files import SENSORS
 from data_prep.footprints import Raster
-from data_prep.rasters import Box, Rasters
+from sgma_jax.data.rasters import Box, Rasters
 from sgma_jax.data.schema import IGNORE
 
 BUILDING = 1

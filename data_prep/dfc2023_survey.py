@@ -16,9 +16,9 @@ from data_prep.dfc2023_files import Arrangement, SceneFiles
 from data_prep.dfc2023_pixels import TYPES, Seen, compose, read_sensor
 from data_prep.findings import Finding, Severity
 from data_prep.footprints import Footprints, Raster, blank, read_footprints
-from data_prep.rasters import Rasters
 from data_prep.sources import SourceTree
 from data_prep.splits import read_splits
+from sgma_jax.data.rasters import Rasters
 from sgma_jax.data.schema import SPLITS
 from sgma_jax.errors import InputError
 

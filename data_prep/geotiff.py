@@ -19,10 +19,10 @@ import tyro
 from data_prep.builder import Conversion, convert
 from data_prep.labels import Tile, read_palette, survey_labels, tile_label
 from data_prep.parallel import ParallelOptions, parallel_arguments
-from data_prep.rasters import Box, Rasters
 from data_prep.scenes import Scene, read_scenes
 from data_prep.tiling import check_tiling
 from data_prep.workspace import check_target
+from sgma_jax.data.rasters import Box, Rasters, decibels
 from sgma_jax.data.schema import DTYPES, IGNORE, Example, Modality, Schema
 from sgma_jax.errors import InputError, one_line_errors
 from sgma_jax.reporting.tables import print_dataset
@@ -113,18 +113,12 @@ class TileReader:
             if modality.name in scene.images:
                 pixels, mask = self.rasters.image(scene.images[modality.name], scene.label, box)
                 if modality.name in self.log_modalities:
-                    pixels, mask = _decibels(pixels, mask)
+                    pixels, mask = decibels(pixels, mask)
                 images[modality.name], available[row] = pixels, mask
         if not available.any():
             return "no sensor has a pixel in them"
         label = tile_label(self.rasters, scene, tile, side, self.ignore)
         return Example(images, available, label, f"{scene.id}/{tile.row.start:05d}_{tile.column.start:05d}")
-
-
-def _decibels(pixels: np.ndarray, available: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    positive = available & (pixels > 0).all(-1)
-    values = np.where(positive[..., None], pixels, 1).astype(np.float64)
-    return (10 * np.log10(values)).astype(np.float32), positive
 
 
 def _modality(rasters: Rasters, scenes: Sequence[Scene], name: str, log: bool) -> Modality:

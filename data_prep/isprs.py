@@ -19,9 +19,9 @@ from rasterio.windows import Window
 from data_prep.isprs_colours import CLASSES, CLUTTER_COLOUR, PALETTE, decode, to_label
 from data_prep.labels import Tile
 from data_prep.parallel import ParallelOptions
-from data_prep.rasters import Rasters
 from data_prep.sources import SourceTree
 from data_prep.tiling import check_tiling, ignore_foreign, overlap_of, spans
+from sgma_jax.data.rasters import Rasters
 from sgma_jax.data.schema import IGNORE, SPLITS, Example, Modality, Schema
 from sgma_jax.errors import InputError
 

@@ -11,7 +11,7 @@ from rasterio.windows import Window
 from data_prep.findings import Finding, Severity
 from data_prep.isprs import File, Kind, is_data
 from data_prep.isprs_colours import BOUNDARY, UNKNOWN, decode, is_off_palette
-from data_prep.rasters import Rasters
+from sgma_jax.data.rasters import Rasters
 from sgma_jax.errors import InputError
 
 ROWS = 512

@@ -13,9 +13,9 @@ from rich.progress import track
 from data_prep.findings import Finding, Severity
 from data_prep.isprs import Area, AreaOptions, File, Layer, Layout, area_key, check_options, find_files
 from data_prep.isprs_checks import check_eroded, check_format, check_grid, check_label, check_readable, check_same_band
-from data_prep.rasters import Rasters
 from data_prep.sources import SourceTree
 from data_prep.splits import read_splits
+from sgma_jax.data.rasters import Rasters
 from sgma_jax.data.schema import SPLITS, Modality
 from sgma_jax.errors import InputError
 

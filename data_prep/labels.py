@@ -10,9 +10,9 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from data_prep.rasters import Box, Rasters
 from data_prep.scenes import Scene
 from data_prep.tiling import Span, ignore_foreign, spans
+from sgma_jax.data.rasters import Box, Rasters
 from sgma_jax.data.schema import IGNORE, SPLITS
 from sgma_jax.errors import InputError
 

@@ -21,8 +21,8 @@ from data_prep.isprs import AreaOptions, Kind, Layout, find_files
 from data_prep.isprs_checks import levels_per_metre
 from data_prep.isprs_conversion import convert_areas
 from data_prep.isprs_survey import AreaSurvey, survey_areas
-from data_prep.rasters import Rasters
 from data_prep.sources import SourceTree
+from sgma_jax.data.rasters import Rasters
 from sgma_jax.errors import one_line_errors
 
 NAME = "ISPRS Potsdam"

@@ -17,8 +17,8 @@ import tyro
 from data_prep.isprs import AreaOptions, Kind, Layout, find_files
 from data_prep.isprs_conversion import convert_areas
 from data_prep.isprs_survey import AreaSurvey, survey_areas
-from data_prep.rasters import Rasters
 from data_prep.sources import SourceTree
+from sgma_jax.data.rasters import Rasters
 from sgma_jax.errors import one_line_errors
 
 NAME = "ISPRS Vaihingen"

@@ -2,25 +2,50 @@
 
 from __future__ import annotations
 
-import base64
+import dataclasses
 import json
 import os
 import shutil
+import sys
+import zlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from flax import serialization
 
 from sgma_jax.config import TrainConfig, differences, from_json, to_json
+from sgma_jax.distributed import all_agree, from_writer, is_writer, wait_for_all
 from sgma_jax.errors import InputError
+from sgma_jax.fingerprints import fingerprints
 from sgma_jax.structs import TrainState
 
 CONFIG_FILE = "config.json"
 CHECKPOINTS = "checkpoints"
+DAMAGED = "damaged_checkpoints"
+ITEMS = ("model", "optimizer", "sampling", "progress")
 # What may differ between a run and its continuation: where the data now lies, and how often things are looked at.
-MAY_CHANGE = {"data.path", "data.workers", "data.evaluation_batch_size", "evaluate_every", "log_every", "keep_checkpoints", "fsdp"}
+MAY_CHANGE = {"data.path", "data.workers", "data.evaluation_batch_size", "data.on_bad_record", "data.max_bad_records", "evaluate_every",
+              "log_every", "keep_checkpoints", "keep_every", "keep_best", "max_bad_steps"}  # fmt: skip
+MAY_CHANGE |= {"fsdp", "space", "model.remat"}  # which change where things are computed, not what
+
+
+class Progress(NamedTuple):
+    """What a checkpoint holds besides arrays."""
+
+    position: int
+    """Global batches read: all that the input pipelines of all hosts, however many, need in order to go on."""
+    faults: dict[str, Any]
+    """What went wrong so far, as step_reports.Faults counts it."""
+    manifest_hash: str
+    """Of the data set that it was trained on."""
+    devices: int
+    processes: int
+    """What it was saved on."""
+
 
 SPARE_DISK = 2 << 20
 """[C] Bytes that a checkpoint takes besides its arrays: indices, metadata, and what is compressed badly."""
@@ -29,19 +54,25 @@ SPARE_DISK = 2 << 20
 class Restored(NamedTuple):
     """What a checkpoint holds."""
 
+    step: int
     state: TrainState
     sampling: dict[str, Any]
     """State of the sampling table; empty without MAS."""
-    iterator: Any
-    """State of the Grain iterator."""
-    manifest_hash: str
-    """Of the data set that it was trained on."""
+    progress: Progress
+
+
+class Keep(NamedTuple):
+    """Which checkpoints stay on disk, in the sense of the configuration's fields; the newest always does."""
+
+    newest: int
+    every: int = 0
+    best: int = 0
 
 
 def prepare_run(folder: Path, config: TrainConfig) -> None:
     """Write the configuration into a new run's folder, or check that an existing run is of the same experiment.
 
-    Raises InputError for a run of another preset, naming the fields that differ.
+    One process writes; all return when it is there. Raises InputError for a run of another preset, naming the fields that differ.
     """
     path = folder / CONFIG_FILE
     if path.exists():
@@ -52,10 +83,13 @@ def prepare_run(folder: Path, config: TrainConfig) -> None:
             )
     elif folder.exists() and (folder / CHECKPOINTS).exists():
         raise InputError(f"{folder} holds checkpoints but no {CONFIG_FILE}; restore that file or use another --workdir.")
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(to_json(config))
-    os.replace(temporary, path)
+    wait_for_all("looked at the run's configuration")
+    if is_writer():
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(to_json(config))
+        os.replace(temporary, path)
+    wait_for_all("wrote the run's configuration")
 
 
 def read_config(folder: Path) -> TrainConfig:
@@ -78,33 +112,41 @@ def newest_step(folder: Path) -> int | None:
 
 
 def restore_newest_model(folder: Path, shapes: Any) -> tuple[int, dict[str, Any], str]:
-    """The newest step of a run, its variables, and the manifest hash of the data set that it was trained on.
+    """The newest undamaged step of a run, its variables, and the manifest hash of the data set that it was trained on.
 
-    `shapes` as for `Checkpoints.restore`. Raises InputError for a run that has no checkpoint.
+    `shapes` as for `Checkpoints.restore_newest`. Damaged steps are named on stderr and left where they are. Raises InputError for a run
+    that has no checkpoint.
     """
-    step = newest_step(folder)
-    if step is None:
+    if newest_step(folder) is None:
         raise InputError(f"{folder} has no checkpoint yet; train it first with `sgma train`.")
-    checkpoints = Checkpoints(folder, keep=None)
-    variables, manifest_hash = checkpoints.restore_model(step, shapes)
-    checkpoints.close()
-    return step, variables, manifest_hash
+    reader = _Reader(folder)
+    step, (variables, progress), damaged = reader.newest(lambda step: reader.model(step, shapes))
+    for line in damaged:
+        print(line, file=sys.stderr)
+    reader.close()
+    return step, variables, progress.manifest_hash
 
 
 class Checkpoints:
     """The checkpoints of a run. A step is complete or not there at all; saving goes on in the background.
 
-    Of the newest steps `keep` stay, or all for None.
+    Called by all processes alike. What of earlier steps stays on disk is said by `keep`; None keeps all.
     """
 
-    def __init__(self, folder: Path, keep: int | None) -> None:
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True)
-        names = ("model", "optimizer", "sampling", "progress")
-        self._manager = ocp.CheckpointManager((folder / CHECKPOINTS).absolute(), options=options, item_names=names)
+    def __init__(self, folder: Path, keep: Keep | None) -> None:
+        self._folder = folder
+        self._scores: dict[int, float] = {}
+        options = ocp.CheckpointManagerOptions(preservation_policy=_Preservation(keep, self._scores), enable_async_checkpointing=True)
+        self._manager = ocp.CheckpointManager((folder / CHECKPOINTS).absolute(), options=options, item_names=ITEMS)
 
     def latest(self) -> int | None:
-        """The newest complete step, or None."""
+        """The newest complete step, damaged or not, or None."""
         return self._manager.latest_step()
+
+    def scored(self, step: int, average: float | None) -> None:
+        """A step's average mIoU, by which the best checkpoints are known."""
+        if average is not None:
+            self._scores[step] = average
 
     def check_room(self, state: TrainState) -> None:
         """Raise InputError unless the disk has room for a checkpoint.
@@ -112,45 +154,53 @@ class Checkpoints:
         Asked before and not found out midway, because TensorStore's threads tell of each failed write on stderr by themselves.
         """
         needed = SPARE_DISK + sum(x.nbytes for x in jax.tree.leaves(state))  # trained floats hardly compress
-        free = shutil.disk_usage(self._manager.directory).free
+        free = from_writer(shutil.disk_usage(self._manager.directory).free)
         if free < needed:
             raise InputError(
                 f"{self._manager.directory}: the disk is full, with {free / 1e6:.0f} MB free where a checkpoint needs {needed / 1e6:.0f} MB. "
                 f"Free some space and run the same command again; it goes on from step {self.latest() or 0}."
             )
 
-    def save(self, step: int, state: TrainState, sampling: dict[str, Any], iterator: Any, manifest_hash: str) -> None:
+    def save(self, step: int, state: TrainState, sampling: dict[str, Any], faults: dict[str, Any], manifest_hash: str) -> None:
         """Start saving a step; what is passed in may be changed or donated as soon as this returns.
 
         Raises InputError where the disk has no room for it; what was saved before stays.
         """
         self.wait()
         self.check_room(state)
+        model, optimizer = {"params": state.params, "batch_stats": state.batch_stats}, _optimizer_tree(state)
+        progress = Progress(step, faults, manifest_hash, jax.device_count(), jax.process_count())._asdict()
+        progress["fingerprints"] = {"model": fingerprints(model), "optimizer": fingerprints(optimizer), "sampling": _checksum(sampling)}
+        progress["checksum"] = zlib.crc32(json.dumps(progress, sort_keys=True).encode())
         self._manager.save(
             step,
             args=ocp.args.Composite(
-                model=ocp.args.StandardSave({"params": state.params, "batch_stats": state.batch_stats}),
-                optimizer=ocp.args.StandardSave(_optimizer_tree(state)),
+                model=ocp.args.StandardSave(model),
+                optimizer=ocp.args.StandardSave(optimizer),
                 sampling=ocp.args.StandardSave(sampling or {"none": 0}),
-                progress=ocp.args.JsonSave({"iterator": _encode_iterator(iterator), "manifest_hash": manifest_hash}),
+                progress=ocp.args.JsonSave(progress),
             ),
         )
 
-    def restore(self, step: int, shapes: TrainState) -> Restored:
-        """Read a step; `shapes` holds a jax.ShapeDtypeStruct with its sharding for every array."""
-        model, manifest_hash = self.restore_model(step, {"params": shapes.params, "batch_stats": shapes.batch_stats})
-        items = ocp.args.Composite(
-            optimizer=ocp.args.StandardRestore(_optimizer_tree(shapes)), sampling=ocp.args.StandardRestore(), progress=ocp.args.JsonRestore()
-        )
-        got = self._manager.restore(step, args=items)
-        optimizer = serialization.from_state_dict({"step": shapes.step, "opt_state": shapes.opt_state}, got["optimizer"])
-        sampling = {} if "none" in got["sampling"] else got["sampling"]
-        return Restored(TrainState(**model, **optimizer), sampling, _decode_iterator(got["progress"]["iterator"]), manifest_hash)
+    def restore_newest(self, shapes: TrainState) -> tuple[Restored, list[str]]:
+        """The newest undamaged step, and a line for each damaged one, which is moved to RUN/damaged_checkpoints.
 
-    def restore_model(self, step: int, shapes: Any) -> tuple[dict[str, Any], str]:
-        """Variables of a step, and the manifest hash of the data set that it was trained on."""
-        got = self._manager.restore(step, args=ocp.args.Composite(model=ocp.args.StandardRestore(shapes), progress=ocp.args.JsonRestore()))
-        return got["model"], got["progress"]["manifest_hash"]
+        `shapes` holds a jax.ShapeDtypeStruct with its sharding for every array: the devices need not be those that it was saved on.
+        Raises InputError where every step is damaged; then all stay where they are.
+        """
+        reader = _Reader(self._folder)
+        step, restored, damaged = reader.newest(lambda step: reader.everything(step, shapes))
+        reader.close()
+        for bad in (s for s in self._manager.all_steps() if s > step):
+            if is_writer():
+                target = self._folder / DAMAGED / str(bad)
+                target.parent.mkdir(exist_ok=True)
+                while target.exists():  # the same step, damaged before
+                    target = target.with_name(target.name + "_")
+                os.replace(self._folder / CHECKPOINTS / str(bad), target)
+        wait_for_all("moved damaged checkpoints")
+        self._manager.reload()
+        return restored, damaged
 
     def wait(self) -> None:
         """Return when everything that was saved is on disk; raises what went wrong meanwhile."""
@@ -161,15 +211,96 @@ class Checkpoints:
         self._manager.close()
 
 
+T = TypeVar("T")
+
+
+class _Reader:
+    """Reads steps. Each process reads for itself and they agree afterwards: none waits for one that has met a damaged file."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        alone = ocp.options.MultiprocessingOptions(
+            primary_host=jax.process_index(), active_processes={jax.process_index()}, barrier_sync_key_prefix=f"reader{jax.process_index()}"
+        )
+        options = ocp.CheckpointManagerOptions(read_only=True, create=False, enable_async_checkpointing=False, multiprocessing_options=alone)
+        self._manager = ocp.CheckpointManager((folder / CHECKPOINTS).absolute(), options=options, item_names=ITEMS)
+        self.close = self._manager.close
+
+    def newest(self, read: Callable[[int], T]) -> tuple[int, T, list[str]]:
+        """The newest step that can be read, what `read` made of it, and a line for each that cannot."""
+        damaged: list[str] = []
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        for step in steps:
+            got, reason = None, "it is damaged on another host"
+            try:
+                got = read(step)
+            except Exception as error:  # Orbax, TensorStore, zlib and JSON have their own kinds for a damaged file
+                reason = " ".join(str(error).split())[:200] or type(error).__name__
+            if all_agree(got is not None):
+                assert got is not None
+                return step, got, [f"{line} Going on from step {step} instead." for line in damaged]
+            damaged.append(f"{self._folder / CHECKPOINTS / str(step)} is damaged ({reason}).")
+        raise InputError(f"no checkpoint can be read: {' '.join(damaged)} Restore the folder from a copy, or use another --workdir.")
+
+    def model(self, step: int, shapes: Any) -> tuple[dict[str, Any], Progress]:
+        got = self._manager.restore(step, args=ocp.args.Composite(model=ocp.args.StandardRestore(shapes), progress=ocp.args.JsonRestore()))
+        progress, expected = _checked(got["progress"])
+        _compare("model", fingerprints(got["model"]), expected["model"])
+        return got["model"], progress
+
+    def everything(self, step: int, shapes: TrainState) -> Restored:
+        model, progress = self.model(step, {"params": shapes.params, "batch_stats": shapes.batch_stats})
+        items = ocp.args.Composite(
+            optimizer=ocp.args.StandardRestore(_optimizer_tree(shapes)), sampling=ocp.args.StandardRestore(), progress=ocp.args.JsonRestore()
+        )
+        got = self._manager.restore(step, args=items)
+        expected = _checked(got["progress"])[1]
+        _compare("optimizer", fingerprints(got["optimizer"]), expected["optimizer"])
+        sampling = {} if "none" in got["sampling"] else got["sampling"]
+        _compare("sampling", _checksum(sampling), expected["sampling"])
+        optimizer = serialization.from_state_dict({"step": shapes.step, "opt_state": shapes.opt_state}, got["optimizer"])
+        return Restored(step, TrainState(**model, **optimizer), sampling, progress)
+
+
+@dataclasses.dataclass
+class _Preservation:
+    """Orbax's protocol: of the steps on disk, which stay."""
+
+    keep: Keep | None
+    scores: dict[int, float]
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
+        steps = [c.step for c in checkpoints]
+        if self.keep is None:
+            return [True] * len(steps)
+        best = sorted((s for s in steps if s in self.scores), key=lambda s: (-self.scores[s], s))[: self.keep.best]
+        stay = {*sorted(steps)[-self.keep.newest :], *best, *(s for s in steps if self.keep.every and s % self.keep.every == 0)}
+        return [s in stay for s in steps]
+
+
+def _checked(progress: dict[str, Any]) -> tuple[Progress, dict[str, Any]]:
+    """The progress and the fingerprints that were saved with it; ValueError where it is not what was written."""
+    checksum = progress.pop("checksum", None)
+    if checksum != zlib.crc32(json.dumps(progress, sort_keys=True).encode()):
+        raise ValueError("the checksum of progress differs")
+    expected = progress.pop("fingerprints")
+    return Progress(**progress), expected
+
+
+def _compare(item: str, found: Any, expected: Any) -> None:
+    if found != expected:
+        raise ValueError(f"the fingerprint of {item} differs")
+
+
+def _checksum(arrays: dict[str, Any]) -> int:
+    """Of arrays in nested dicts, with their names and types."""
+    checksum = 0
+    for path, leaf in sorted(jax.tree_util.tree_leaves_with_path(arrays), key=lambda entry: jax.tree_util.keystr(entry[0])):
+        array = np.ascontiguousarray(leaf)
+        checksum = zlib.crc32(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode() + array.tobytes(), checksum)
+    return checksum
+
+
 def _optimizer_tree(state: TrainState) -> dict[str, Any]:
     """Plain nested dicts, so that a checkpoint's paths do not depend on Optax's classes."""
     return serialization.to_state_dict({"step": state.step, "opt_state": state.opt_state})
-
-
-def _encode_iterator(state: Any) -> Any:
-    """Grain's states are dicts with workers, JSON already, or bytes, according to the pipeline."""
-    return {"base64": base64.b64encode(state).decode()} if isinstance(state, bytes) else json.loads(json.dumps(state))
-
-
-def _decode_iterator(state: Any) -> Any:
-    return base64.b64decode(state["base64"]) if set(state) == {"base64"} else state

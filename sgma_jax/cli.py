@@ -1,4 +1,4 @@
-"""The `sgma` command: train, evaluate, report, inspect, data, weights."""
+"""The `sgma` command: train, evaluate, predict, report, inspect, data, weights."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import os
 import runpy
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -23,6 +24,7 @@ USAGE = """usage: sgma COMMAND ...
   sgma train PRESET --workdir RUN [--data.path DATA] [--FIELD VALUE ...]   train, or continue RUN where it stopped
   sgma evaluate RUN [--split test] [--missing skip|zero] [--pictures N]    score RUN on every subset of its sensors;
                     [--corruptions] [--analysis]                           also while sensors fail in part; separability and robustness
+  sgma predict RUN --sensor NAME=FILE [--sensor NAME=FILE ...] --out MAP   map a whole scene from any of RUN's sensors
   sgma report RUN [RUN ...] --out report.html [--scenes 3]                 one HTML page: scores, scenes with switches, curves, model card
   sgma inspect PRESET [--size 512] [--json]                                parameters and multiply-adds by part
   sgma data show SET [--split train] [--n 6] [--out SHEET.png]             look at a converted set: counts, statistics, a contact sheet
@@ -61,6 +63,20 @@ class TrainArguments:
     """Continue from the newest checkpoint where the folder has one; --no-resume refuses such a folder instead."""
     stop_after: int | None = None
     """Stop after this step, with a checkpoint; the same command without it goes on."""
+    profile: int = 0
+    """Trace so many steps with jax.profiler into the folder's profile/, for TensorBoard or Perfetto."""
+    distributed: bool = False
+    """This is one of several processes, which the cluster has started: Cloud TPU, SLURM, Open MPI or Kubernetes (docs/pods.md)."""
+    coordinator: str | None = None
+    """HOST:PORT of process 0, the same for all processes, where the cluster does not say it; with --process and --processes."""
+    process: int | None = None
+    """Number of this process, from 0."""
+    processes: int | None = None
+    """How many processes there are."""
+    heartbeat_seconds: int = 60
+    """A process that is not heard of for so long is dead, and the others end."""
+    stall_seconds: int = 1800
+    """A process in which no step ends for so long says where it stands and ends; 0 waits for ever."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,12 +176,16 @@ def train(arguments: list[str]) -> None:
     if "--help" in arguments or "-h" in arguments:
         arguments = [*arguments, "--workdir", "RUN"]  # what is asked for is the list of fields
     own, rest = tyro.cli(TrainArguments, args=arguments[1:], return_unknown_args=True, add_help=False)
-    prog = f"sgma train {arguments[0]} --workdir RUN [--no-resume] [--stop-after STEP]"
+    prog = f"sgma train {arguments[0]} --workdir RUN [--no-resume] [--stop-after STEP] [--profile STEPS] [--distributed]"
     config = tyro.cli(TrainConfig, default=preset, args=rest, prog=prog, config=(tyro.conf.AvoidSubcommands,))
     _prepare_jax()
+    from sgma_jax.distributed import end_on_error, start
     from sgma_jax.training import fit
 
-    fit(config, own.workdir, stop_after=own.stop_after, resume=own.resume)
+    if own.distributed or (own.coordinator, own.process, own.processes) != (None, None, None):
+        start(own.coordinator, own.process, own.processes, silence=own.heartbeat_seconds)
+    session = partial(fit, stop_after=own.stop_after, resume=own.resume, profile=own.profile, stall_seconds=own.stall_seconds or None)
+    end_on_error(lambda: session(config, own.workdir))
 
 
 def evaluate(arguments: list[str]) -> None:
@@ -187,6 +207,14 @@ def evaluate(arguments: list[str]) -> None:
         print_failures(evaluate_failures(own.run, config, evaluation))
     if own.analysis:
         print_analysis(analyse(own.run, config, evaluation))
+
+
+def predict(arguments: list[str]) -> None:
+    """`sgma predict RUN --sensor NAME=FILE --out MAP`: writes a GeoTIFF; docs/prediction.md says it all."""
+    _prepare_jax()
+    from sgma_jax.prediction import command
+
+    command.predict(arguments)
 
 
 def report(arguments: list[str]) -> None:
@@ -273,7 +301,7 @@ def _prepare_jax() -> None:
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
 
 
-COMMANDS = {"train": train, "evaluate": evaluate, "report": report, "inspect": inspect, "data": data, "weights": weights}
+COMMANDS = {"train": train, "evaluate": evaluate, "predict": predict, "report": report, "inspect": inspect, "data": data, "weights": weights}
 
 
 @one_line_errors

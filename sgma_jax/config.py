@@ -40,6 +40,10 @@ class DataConfig:
     """[C] Random horizontal and vertical flips and quarter turns; one draw for all sensors and the label."""
     workers: int = 0
     """Extra processes that prepare batches on each host; 0 prepares them in threads of the training process."""
+    on_bad_record: Literal["stop", "skip"] = "stop"
+    """[C] What training does about a record that cannot be read: end, or train without it. Evaluation always ends."""
+    max_bad_records: int = 100
+    """[C] Most records that are skipped before training ends after all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +137,8 @@ class ModelConfig:
     """[C] Dropout before the classifier, as SegFormer has it."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the computation; parameters, softmaxes, statistics and losses stay float32."""
+    remat: bool = False
+    """[C] Keep for the gradient only what enters the encoder's blocks and the fusions, and compute the rest again: less memory, more time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,8 +201,18 @@ class TrainConfig:
     """Steps between lines of metrics.jsonl."""
     keep_checkpoints: int = 2
     """Newest checkpoints that stay on disk."""
+    keep_every: int = 0
+    """Checkpoints of steps that this divides stay for ever; 0 keeps none for that."""
+    keep_best: int = 1
+    """[C] Checkpoints with the best average mIoU on the validation split that stay, too."""
+    max_bad_steps: int = 10
+    """[C] Steps in a row whose loss or gradient may be NaN or infinite, and which are therefore not applied, before training ends."""
     fsdp: int = 1
     """Devices over which parameters and optimiser state are sharded; the others replicate."""
+    space: int = 1
+    """Devices that share the image rows of a sample, for crops that are too large for one."""
+    accumulate: int = 1
+    """[C] Micro-batches that a step computes one after the other: gradients add up, batch normalisation sees one micro-batch at a time."""
     seed: int = 0
     """Everything random derives from it."""
 
@@ -214,8 +230,9 @@ def check(config: TrainConfig) -> None:
         raise InputError(f'model.stem="replicate" takes sensors of 1 or 3 bands, not {wrong[0]}; use stem="linear" in the preset.')
     positive = {"data.crop": data.crop, "data.batch_size": data.batch_size, "data.evaluation_batch_size": data.evaluation_batch_size,
                 "steps": config.steps, "evaluate_every": config.evaluate_every, "log_every": config.log_every,
-                "keep_checkpoints": config.keep_checkpoints, "fsdp": config.fsdp, "model.magnify": config.model.magnify,
-                "model.head_width": config.model.head_width}  # fmt: skip
+                "keep_checkpoints": config.keep_checkpoints, "fsdp": config.fsdp, "space": config.space, "accumulate": config.accumulate,
+                "model.magnify": config.model.magnify, "model.head_width": config.model.head_width,
+                "max_bad_steps": config.max_bad_steps}  # fmt: skip
     for name, value in positive.items():
         if value < 1:
             raise InputError(f"{name} is {value}; it must be at least 1.")
@@ -236,12 +253,17 @@ def check(config: TrainConfig) -> None:
         raise InputError(f"model.fusion.temperature is {fusion.temperature}; it must be positive.")
     if config.sampling and not isinstance(fusion, SemanticGuidedFusionConfig | MeanFusionConfig):
         raise InputError(f"model.fusion is {type(fusion).__name__}, which cannot train a drawn sensor alone; set sampling=None in the preset.")
+    if config.space > 1 and isinstance(fusion, RankedSelectionFusionConfig | FusionTokenConfig):
+        raise InputError(f"space is {config.space}, but the losses of model.fusion ({type(fusion).__name__}) need whole images; set space to 1.")
     if not config.optimizer.peak_learning_rate > 0.0:
         raise InputError(f"optimizer.peak_learning_rate is {config.optimizer.peak_learning_rate}; it must be positive.")
     if not config.optimizer.clip_norm > 0.0:
         raise InputError(f"optimizer.clip_norm is {config.optimizer.clip_norm}; it must be positive (a large number, such as 1e9, clips nothing).")
-    if data.workers < 0:
-        raise InputError(f"data.workers is {data.workers}; it must be at least 0.")
+    counts = {"data.workers": data.workers, "data.max_bad_records": data.max_bad_records, "keep_every": config.keep_every,
+              "keep_best": config.keep_best}  # fmt: skip
+    for name, value in counts.items():
+        if value < 0:
+            raise InputError(f"{name} is {value}; it must be at least 0.")
     if not 0 <= config.seed < 2**32:
         raise InputError(f"seed is {config.seed}; it must lie between 0 and 2^32 - 1.")
     if config.sampling and not (0.0 <= config.sampling.decay < 1.0 and config.sampling.floor > 0.0 and config.sampling.lag >= 0):

@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Int
 
 from sgma_jax.checkpointing import restore_newest_model
@@ -18,15 +18,17 @@ from sgma_jax.config import DataConfig, TrainConfig
 from sgma_jax.data.pipeline import evaluation_batches, open_split, stack
 from sgma_jax.data.source import Source
 from sgma_jax.data.transforms import padding_like, to_sample
+from sgma_jax.distributed import compile_together
 from sgma_jax.metrics import CALIBRATION_BINS, LEVELS_PER_BIN, Tally, confidence_histogram, confusion_matrix, evaluation_report
 from sgma_jax.modalities import subsets
+from sgma_jax.models.devices import sum_over_devices, sum_over_rows
 from sgma_jax.models.sgma import Sgma, initial_variables, make_model
 from sgma_jax.reporting.atomic import write_atomically
 from sgma_jax.reporting.pictures import sampling_picture, scene_picture
 from sgma_jax.reporting.progress import Progress
 from sgma_jax.reporting.provenance import provenance
 from sgma_jax.reporting.record_confusions import RecordConfusions, write_record_confusions
-from sgma_jax.sharding import check_batch_size, make_mesh, put_batch, replicated, with_sharding
+from sgma_jax.sharding import batch_specs, check_batch_size, make_mesh, put_batch, replicated, with_sharding
 from sgma_jax.structs import IGNORE, Batch, Outputs
 
 Missing = Literal["skip", "zero"]
@@ -72,22 +74,40 @@ class Evaluator:
             confidence = jax.nn.softmax(outputs.logits).max(-1)
             return Answer(jnp.where(outputs.answered, outputs.logits.argmax(-1), IGNORE), confidence, outputs.robustness)
 
-        def count(labels: Array, answered: Array, confidence: Array) -> tuple[Array, Array, Array]:
+        def count(ids: Array, labels: Array, answered: Array, confidence: Array) -> tuple[Array, ...]:
             counted = answered != IGNORE
             matrices = jax.vmap(lambda label, answer, count: confusion_matrix(label, answer, count, len(classes)))(labels, answered, counted)
-            return matrices, (labels != IGNORE).sum(), confidence_histogram(labels, answered, confidence, counted)
+            labelled, confidences = (labels != IGNORE).sum(), confidence_histogram(labels, answered, confidence, counted)
+            return ids, sum_over_rows(matrices), sum_over_devices(labelled), sum_over_devices(confidences)
 
-        self.predict = jax.jit(predict)
+        batch, everywhere = batch_specs(mesh), PartitionSpec()
+        pixels: Any = Answer(classes=batch.labels, confidence=batch.labels, robustness=batch.available)
+        self.predict = jax.jit(jax.shard_map(predict, mesh=mesh, in_specs=(everywhere, batch, everywhere), out_specs=pixels))
         """The Answer to (variables, batch, present(subset)). As `present` is an argument, shapes alone decide what is compiled: one
         program per number of sensors."""
-        self._count = jax.jit(count, out_shardings=replicated(mesh))
-        self._gather = jax.jit(lambda ids: ids, out_shardings=replicated(mesh))  # every process learns of every record
+        self._compiled: dict[tuple[int, ...], Any] = {}
+        counts = jax.shard_map(count, mesh=mesh, in_specs=(batch.ids, *(batch.labels,) * 3), out_specs=(batch.ids, batch.ids, everywhere, everywhere))
+        self._count = jax.jit(counts, out_shardings=replicated(mesh))  # so that every process learns of every record
 
     def present(self, subset: tuple[str, ...]) -> np.ndarray:
         """A subset as the programs take it."""
         if self.missing == "skip":
             return np.array([self.model.modalities.index(m) for m in subset], np.int32)
         return np.array([m in subset for m in self.model.modalities])
+
+    def _program(self, variables: Any, batch: Batch, subset: tuple[str, ...]) -> Any:
+        """`predict`, which with several processes none may call before all have it."""
+        if jax.process_count() == 1:
+            return self.predict
+        present = self.present(subset)
+        if present.shape not in self._compiled:
+            self._compiled[present.shape] = compile_together(self.predict, variables, batch, present)
+        return self._compiled[present.shape]
+
+    def _counts(self, variables: Any, batch: Batch, subset: tuple[str, ...]) -> Any:
+        """Of a batch on the devices: ids and confusion matrices per record, labelled pixels, confidences."""
+        answer = self._program(variables, batch, subset)(variables, batch, self.present(subset))
+        return self._count(batch.ids, batch.labels, answer.classes, answer.confidence)
 
     def tally(
         self,
@@ -102,12 +122,12 @@ class Evaluator:
         totals = dict.fromkeys(self.subsets, nothing)
         for done, batch in enumerate(batches):
             placed = put_batch(batch, self.mesh)
-            counts = {s: self._count(placed.labels, *self.predict(variables, placed, self.present(s))[:2]) for s in self.subsets}
-            for subset, (confusions, labelled, confidences) in counts.items():
+            counts = {s: self._counts(variables, placed, s) for s in self.subsets}
+            for subset, (ids, confusions, labelled, confidences) in counts.items():
                 matrices = np.asarray(confusions)
                 totals[subset] = totals[subset].add(matrices.sum(0, dtype=np.int64), int(labelled), np.asarray(confidences))
                 if records is not None:
-                    for number, matrix in zip(np.asarray(self._gather(placed.ids)), matrices, strict=True):
+                    for number, matrix in zip(np.asarray(ids), matrices, strict=True):
                         if number >= 0:  # else padding
                             records.setdefault(int(number), {})[subset] = matrix
             progress(done + 1)
@@ -115,8 +135,7 @@ class Evaluator:
 
     def confusion(self, variables: Any, batch: Batch, subset: tuple[str, ...]) -> np.ndarray:
         """int64 confusion matrix of one batch and one subset."""
-        placed = put_batch(batch, self.mesh)
-        confusions, _, _ = self._count(placed.labels, *self.predict(variables, placed, self.present(subset))[:2])
+        _, confusions, _, _ = self._counts(variables, put_batch(batch, self.mesh), subset)
         return np.asarray(confusions).sum(0, dtype=np.int64)
 
     def report(self, tallies: dict[tuple[str, ...], Tally], split: str) -> dict[str, Any]:
@@ -183,7 +202,7 @@ def answer_records(
     everything, size = np.ones(len(source.schema.modalities), bool), config.evaluation_batch_size
     for start in range(0, len(records), size):
         samples = [to_sample(source[n], source.schema, n, everything) for n in records[start : start + size]]
-        batch = put_batch(stack(samples + [padding_like(samples[0])] * (size - len(samples))), evaluator.mesh)
+        batch = put_batch(stack(samples + [padding_like(samples[0], -1)] * (size - len(samples))), evaluator.mesh)
         answers = {s: jax.device_get(evaluator.predict(variables, batch, evaluator.present(s))) for s in evaluator.subsets}
         for i in range(len(samples)):
             yield {s: Answer(a.classes[i].astype(np.uint8), a.confidence[i], tuple(r[i] for r in a.robustness)) for s, a in answers.items()}

@@ -14,11 +14,16 @@ def cross_entropy(
     logits: Float[Array, "batch height width classes"],
     labels: Int[Array, "batch height width"],
     answered: Bool[Array, "batch height width"],
+    pixels: Float[Array, ""] | None = None,
 ) -> Float[Array, ""]:
-    """Mean over the pixels that have a label and an answer; 0 where there is none."""
+    """Mean over the pixels that have a label and an answer; 0 where there is none.
+
+    Of a part of a batch: its share of the mean, where `pixels` is the number of such pixels in the whole batch; the shares add up.
+    """
     counts = (labels != IGNORE) & answered
+    number = counts.sum() if pixels is None else pixels
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.where(counts, labels, 0))
-    return jnp.where(counts, losses, 0.0).sum() / jnp.maximum(counts.sum(), 1)
+    return jnp.where(counts, losses, 0.0).sum() / jnp.maximum(number, 1)
 
 
 def auxiliary_weights(fusion: FusionConfig) -> dict[str, float]:

@@ -7,6 +7,7 @@ is saved with the checkpoint. Tags: [P] the paper, [C] our choice.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -26,8 +27,9 @@ class SamplingTable:
     has not yet used is part of its state, so a resumed run draws what an uninterrupted one would have drawn.
     """
 
-    def __init__(self, config: SamplingConfig, modalities: int, *, seed: int, records: int) -> None:
-        self.config = config
+    def __init__(self, config: SamplingConfig, modalities: int, *, seed: int, records: int, fetch: Callable[[Any], Any] = np.asarray) -> None:
+        """`fetch` brings an array of the device to the host."""
+        self.config, self._fetch = config, fetch
         self.modalities = modalities
         self.seed = seed
         # [C] Uniform at the start. Rows hold robustness; probabilities are derived on reading.
@@ -43,7 +45,7 @@ class SamplingTable:
         """
         self._pending.append((robustness, informative, ids))
         while len(self._pending) > self.config.lag:
-            self.update(*(np.asarray(a) for a in self._pending.popleft()))
+            self.update(*(self._fetch(a) for a in self._pending.popleft()))
 
     def update(
         self,
@@ -63,6 +65,8 @@ class SamplingTable:
         self._rows = np.where(count > 0, keep * self._rows + (1 - keep) * mean, self._rows)
         if self.config.granularity == "sample":
             for row, useful, i in zip(robustness, informative, ids, strict=True):
+                if i < 0:  # padding, or a record that could not be read
+                    continue
                 old = self._sample_rows[i] if self._seen[i] else self._rows
                 self._sample_rows[i] = np.where(useful, keep * old + (1 - keep) * row, old)
                 self._seen[i] |= useful.any()
@@ -95,7 +99,7 @@ class SamplingTable:
 
     def state(self) -> dict[str, Any]:
         """All that the table will do depends on this and the configuration: arrays and dicts only."""
-        pending = {str(i): dict(zip(PENDING, map(np.asarray, entry), strict=True)) for i, entry in enumerate(self._pending)}
+        pending = {str(i): dict(zip(PENDING, map(self._fetch, entry), strict=True)) for i, entry in enumerate(self._pending)}
         rows = {"rows": self._rows, "sample_rows": self._sample_rows, "seen": self._seen}
         return {k: v for k, v in rows.items() if v.size} | ({"pending": pending} if pending else {})
 

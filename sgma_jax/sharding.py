@@ -2,34 +2,63 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax import lax
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import PartitionSpec as P
 
 from sgma_jax.errors import InputError
 from sgma_jax.structs import Batch
 
 SMALLEST_SHARDED = 2**16  # [C] parameters below this many numbers are cheaper to replicate than to gather
+SAMPLES = ("data", "fsdp")
+"""The axes that share the samples of a batch; `fsdp` shares parameters and optimiser state besides."""
+ROWS = "space"
+"""The axis that shares the image rows of a sample."""
+COARSEST = 32
+"""Stride of the coarsest map: a device's strip of rows is a multiple of it, so that no position of a map lies on two devices."""
 
 
-def make_mesh(fsdp: int) -> Mesh:
-    """The devices of all processes as axes ("data", "fsdp"); the axis types are Auto, which Flax's convolutions need."""
-    devices = jax.devices()
-    if len(devices) % fsdp:
-        raise InputError(f"fsdp is {fsdp}, which does not divide the {len(devices)} devices; choose a divisor.")
-    return Mesh(np.array(devices).reshape(-1, fsdp), ("data", "fsdp"), axis_types=(AxisType.Auto, AxisType.Auto))
+def make_mesh(fsdp: int, space: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """The devices of all processes, or those given, as axes ("data", "fsdp", "space").
+
+    The devices that share a sample are neighbours in JAX's order and of one process, because a process reads whole samples.
+    """
+    devices = jax.devices() if devices is None else devices
+    if len(devices) % (fsdp * space):
+        raise InputError(f"fsdp x space is {fsdp} x {space}, which does not divide the {len(devices)} devices; choose divisors.")
+    if jax.local_device_count() % space:
+        raise InputError(f"space is {space}, which does not divide the {jax.local_device_count()} devices of a process; choose a divisor.")
+    return Mesh(np.array(devices).reshape(-1, fsdp, space), (*SAMPLES, ROWS), axis_types=(AxisType.Auto,) * 3)
 
 
-def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """The first axis over all devices."""
-    return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+def divided(mesh: Mesh | AbstractMesh, axes: tuple[str, ...] = (*SAMPLES, ROWS)) -> tuple[str, ...]:
+    """Those of a mesh's axes that have more than one device: along the others nothing is sent, so one device has no collectives at all."""
+    return tuple(axis for axis in axes if mesh.shape[axis] > 1)
+
+
+def batch_specs(mesh: Mesh) -> Batch:
+    """How the arrays of a batch are divided: samples over `data` and `fsdp`, image rows over `space`."""
+    samples, rows = divided(mesh, SAMPLES) or None, divided(mesh, (ROWS,)) or None
+    one: Any = P(samples)
+    pixels: Any = P(samples, rows)  # also of every array in the dict of images
+    available: Any = P(samples, None, rows) if rows else P(samples)  # where no rows are shared, a mask per sample will do
+    return Batch(images=pixels, available=available, kept=one, labels=pixels, ids=one, drawn=one)
+
+
+def batch_sharding(mesh: Mesh) -> Batch:
+    """`batch_specs` as shardings."""
+    shardings: list[Any] = [NamedSharding(mesh, spec) for spec in batch_specs(mesh)]  # type: ignore[arg-type]
+    return Batch(*shardings)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
     """A copy on every device."""
-    return NamedSharding(mesh, PartitionSpec())
+    return NamedSharding(mesh, P())
 
 
 def with_sharding(shapes: Any, mesh: Mesh) -> Any:
@@ -41,18 +70,86 @@ def with_sharding(shapes: Any, mesh: Mesh) -> Any:
         if fsdp == 1 or not divisible or np.prod(leaf.shape) < SMALLEST_SHARDED:
             return replicated(mesh)
         axis = max(divisible, key=lambda a: leaf.shape[a])
-        return NamedSharding(mesh, PartitionSpec(*[None] * axis, "fsdp"))
+        return NamedSharding(mesh, P(*[None] * axis, "fsdp"))
 
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding(x)), shapes)
 
 
-def check_batch_size(name: str, size: int, mesh: Mesh) -> None:
-    """Raise InputError unless the batch can be split over the devices and processes."""
-    if size % mesh.size:
-        raise InputError(f"{name} is {size}, which the {mesh.size} devices do not divide; choose a multiple of {mesh.size}.")
+def whole_parameters(params: Any, specs: Any) -> Any:
+    """On a device of `jax.shard_map`: the whole parameters, out of what the devices along `fsdp` hold.
+
+    They are typed as differing between devices, so that a gradient is this device's own until `own_gradients` adds them up.
+    """
+    axes = divided(jax.sharding.get_abstract_mesh())
+
+    def gather(x: Any, spec: PartitionSpec) -> Any:
+        axis = _sharded_axis(spec)
+        if axis is None:
+            return lax.pcast(x, axes, to="varying")
+        return lax.pcast(lax.all_gather(x, "fsdp", axis=axis, tiled=True), tuple(a for a in axes if a != "fsdp"), to="varying")
+
+    return jax.tree.map(gather, params, specs)
+
+
+def own_gradients(gradients: Any, specs: Any) -> Any:
+    """On a device of `jax.shard_map`: the sum of all devices' gradients, of a sharded parameter this device's part of it."""
+    axes = divided(jax.sharding.get_abstract_mesh())
+
+    def reduce(x: Any, spec: PartitionSpec) -> Any:
+        axis = _sharded_axis(spec)
+        if axis is None:
+            return lax.psum(x, axes)
+        return lax.psum(lax.psum_scatter(x, "fsdp", scatter_dimension=axis, tiled=True), tuple(a for a in axes if a != "fsdp"))
+
+    return jax.tree.map(reduce, gradients, specs)
+
+
+def describe_sharding(shapes: Any) -> str:
+    """What the rule of `with_sharding` did to a state, in one line for the log."""
+    leaves = jax.tree.leaves(shapes)
+    split = sum(not x.sharding.is_fully_replicated for x in leaves)
+    held = sum(np.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in leaves)
+    whole = sum(np.prod(x.shape) * x.dtype.itemsize for x in leaves)
+    mesh = leaves[0].sharding.mesh
+    axes = " x ".join(f"{name} {size}" for name, size in mesh.shape.items())
+    return f"mesh {axes}; {split} of {len(leaves)} arrays of the state are sharded over fsdp, {held / 1e6:.1f} of {whole / 1e6:.1f} MB a device"
+
+
+def _sharded_axis(spec: PartitionSpec) -> int | None:
+    return spec.index("fsdp") if "fsdp" in spec else None
+
+
+def check_batch_size(name: str, size: int, mesh: Mesh, accumulate: int = 1) -> None:
+    """Raise InputError unless the batch can be split over the devices, and every device's part into `accumulate` micro-batches."""
+    devices = mesh.shape["data"] * mesh.shape["fsdp"]
+    if size % (devices * accumulate):
+        parts = f"the {devices} devices that share it" + (f" x accumulate {accumulate}" if accumulate > 1 else "")
+        raise InputError(f"{name} is {size}, which {parts} do not divide; choose a multiple of {devices * accumulate}.")
+
+
+def check_rows(name: str, rows: int, mesh: Mesh, magnify: int = 1) -> None:
+    """Raise InputError unless images of so many rows can be split into strips, after their magnification."""
+    space = mesh.shape[ROWS]
+    if space > 1 and (rows % space or rows * magnify % (space * COARSEST)):
+        least = space * COARSEST // np.gcd(magnify, COARSEST)
+        raise InputError(f"{name} is {rows}, which space {space} cannot share; choose a multiple of {least}, or another space.")
 
 
 def put_batch(batch: Batch, mesh: Mesh) -> Batch:
-    """This process's rows of a batch, placed on the devices as parts of the global batch."""
-    sharding = batch_sharding(mesh)
-    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
+    """This process's samples of a batch, placed on the devices as parts of the global batch."""
+
+    def place(part: Any, sharding: NamedSharding) -> Any:
+        return jax.tree.map(lambda x: _put(x, sharding), part)
+
+    return Batch(*map(place, batch, batch_sharding(mesh)))
+
+
+def put_samples(samples: np.ndarray, mesh: Mesh) -> jax.Array:
+    """An array whose first axis is this process's samples, placed where `put_batch` places the samples."""
+    return _put(samples, batch_sharding(mesh).ids)
+
+
+def _put(part: np.ndarray, sharding: NamedSharding) -> jax.Array:
+    # With several processes JAX takes what is asked for here for an oversight, which the training loop forbids.
+    with jax.transfer_guard_host_to_device("allow"):
+        return jax.make_array_from_process_local_data(sharding, part)

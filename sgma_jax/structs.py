@@ -28,7 +28,7 @@ class Batch(NamedTuple):
     labels: Any
     """[batch, height, width] int32 class codes, 255 where ignored."""
     ids: Any
-    """[batch] int32: number of the record in its split; -1 marks padding."""
+    """[batch] int32: number of the record in its split; -1 marks padding, -(number + 2) a record that cannot be read."""
     drawn: Any
     """[batch] int32: the modality that MAS drew for the sample; 0 where nothing was drawn."""
 

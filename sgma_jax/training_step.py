@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
 from sgma_jax.config import RankedSelectionFusionConfig, TrainConfig
 from sgma_jax.losses import auxiliary_weights, cross_entropy
-from sgma_jax.models.sgma import initial_variables, make_model
+from sgma_jax.modalities import per_pixel
+from sgma_jax.models.devices import sum_over_devices, sum_over_rows
+from sgma_jax.models.sgma import Sgma, initial_variables, make_model
 from sgma_jax.optimization import optimizer
-from sgma_jax.sharding import batch_sharding, replicated, with_sharding
-from sgma_jax.structs import Batch, Outputs, TrainState
+from sgma_jax.sharding import batch_sharding, batch_specs, own_gradients, replicated, whole_parameters, with_sharding
+from sgma_jax.structs import IGNORE, Batch, Outputs, TrainState
 
 
 class StepReport(NamedTuple):
@@ -28,6 +31,8 @@ class StepReport(NamedTuple):
     """As SamplingTable.update takes it, of the global batch."""
     informative: Bool[Array, "batch scale modality"]
     ids: Int[Array, " batch"]
+    applied: Bool[Array, ""]
+    """False for a step that was not applied, because its loss or gradient was not finite; then nothing is informative."""
 
 
 def state_initializer(config: TrainConfig, mesh: Mesh) -> tuple[Callable[[], TrainState], Any]:
@@ -58,43 +63,102 @@ def robustness_report(outputs: Outputs) -> tuple[Float[Array, "batch scale modal
         seeing = sees.sum(1, keepdims=True)
         counts = sees & (seeing >= 2)
         share = jnp.where(counts, robustness * seeing / sees.shape[1], 0.0)
-        positions = counts.sum((2, 3))
-        means.append(share.sum((2, 3)) / jnp.maximum(positions, 1))
+        positions = sum_over_rows(counts.sum((2, 3)))
+        means.append(sum_over_rows(share.sum((2, 3))) / jnp.maximum(positions, 1))
         informative.append(positions > 0)
     return jnp.stack(means, 1), jnp.stack(informative, 1)
 
 
+def drawn_available(batch: Batch) -> Bool[Array, "batch height width"]:
+    """Where the record has the modality that MAS drew."""
+    return jnp.take_along_axis(batch.available, batch.drawn[:, None, None, None], 1)[:, 0]
+
+
+def labelled_pixels(model: Sgma, batch: Batch) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """How many pixels of the whole batch, on all devices, the fused branch's loss is a mean over, and MAS's; from masks alone."""
+    answered: Any = model.apply({}, per_pixel(batch.available, *batch.labels.shape[1:]) & batch.kept[:, :, None, None], method=Sgma.answers)
+    counts = [((batch.labels != IGNORE) & seen).sum() for seen in (answered, drawn_available(batch))]
+    fused, drawn = (sum_over_devices(count.astype(jnp.float32)) for count in counts)  # int32 would end at 2^31 pixels
+    return fused, drawn
+
+
+def micro_batches(batch: Batch, number: int) -> Batch:
+    """A batch as `number` micro-batches along a leading axis: every `number`-th sample from the first, from the second, ...
+
+    So each device keeps its own samples, and what a micro-batch holds does not depend on how many devices there are.
+    """
+    return jax.tree.map(lambda x: jnp.moveaxis(x.reshape(-1, number, *x.shape[1:]), 1, 0), batch)
+
+
+def make_gradients(config: TrainConfig, specs: Any) -> Callable[..., Any]:
+    """What each device computes of a step, for `jax.shard_map`; `specs` says how the parameters are sharded.
+
+    (params, batch_stats, step, batch) -> gradients of the whole batch's loss (this device's part, where sharded), batch_stats, losses, and
+    the robustness report of this device's samples. Between devices go, besides what `models.devices` says: parameters, once; gradients,
+    once, also where micro-batches accumulate them; counts and losses.
+    """
+    model, sampling, weight = make_model(config), config.sampling, config.optimizer.fused_loss_weight
+
+    def loss(params: Any, batch_stats: Any, pixels: tuple[Array, Array], batch: Batch, key: Array) -> tuple[Array, Any]:
+        outputs, updates = model.apply(
+            {"params": params, "batch_stats": batch_stats}, batch.images, batch.available, kept=batch.kept,
+            drawn=batch.drawn if sampling else None, train=True, rngs={"dropout": key}, mutable=["batch_stats"])  # fmt: skip
+        fused = cross_entropy(outputs.logits, batch.labels, outputs.answered, pixels[0])
+        losses = {"loss_fused": fused, "loss": weight * fused}
+        if sampling:
+            losses["loss_mas"] = cross_entropy(outputs.drawn_logits, batch.labels, drawn_available(batch), pixels[1])
+            losses["loss"] += sampling.loss_weight * losses["loss_mas"]
+        if isinstance(config.model.fusion, RankedSelectionFusionConfig):
+            losses["loss_selection"] = cross_entropy(outputs.drawn_logits, batch.labels, outputs.answered, pixels[0])
+            losses["loss"] += config.model.fusion.selection_loss_weight * losses["loss_selection"]
+        for name, auxiliary_weight in auxiliary_weights(config.model.fusion).items():
+            losses[f"loss_{name}"] = outputs.auxiliary[name].sum() / config.data.batch_size  # this part's share of the mean
+            losses["loss"] += auxiliary_weight * losses[f"loss_{name}"]
+        return losses["loss"], (losses, updates["batch_stats"], robustness_report(outputs))
+
+    def gradients(params: Any, batch_stats: Any, step: Array, batch: Batch) -> tuple[Any, Any, dict[str, Array], Any]:
+        params = whole_parameters(params, specs)
+        key = jax.random.fold_in(jax.random.key(config.seed), step)
+        part = partial(jax.grad(loss, has_aux=True), params, batch_stats, labelled_pixels(model, batch))
+        if config.accumulate == 1:
+            total, (losses, batch_stats, report) = part(batch, key)
+        else:
+
+            def add(total: Any, inputs: tuple[Batch, Array]) -> tuple[Any, Any]:
+                own, others = part(*inputs)
+                return jax.tree.map(jnp.add, total, own), others
+
+            parts = micro_batches(batch, config.accumulate), jax.random.split(key, config.accumulate)
+            total, (losses, batch_stats, report) = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, params), parts)
+            losses = jax.tree.map(lambda x: x.sum(0), losses)
+            # [C] One update of the running statistics a step, by the micro-batches' mean, so that their momentum means what it did.
+            batch_stats = jax.tree.map(lambda x: x.mean(0), batch_stats)
+            report = jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1).reshape(-1, *x.shape[2:]), report)
+        return own_gradients(total, specs), batch_stats, jax.tree.map(sum_over_devices, losses), report
+
+    return gradients
+
+
 def make_train_step(config: TrainConfig, mesh: Mesh, shapes: TrainState) -> Callable[[TrainState, Batch], tuple[TrainState, StepReport]]:
-    """The compiled step: pure, with the state donated. What it draws depends on (seed, step) alone."""
-    model, tx = make_model(config), optimizer(config.optimizer, config.steps, config.warmup_steps)
+    """The compiled step: pure, with the state donated. What it draws depends on (seed, step) alone.
+
+    A step whose loss or gradient is not finite is not applied: parameters, statistics and the optimiser's state, its place in the schedule
+    included, stay as they were; only `step` moves on, so that the next step draws and reads anew.
+    """
+    tx = optimizer(config.optimizer, config.steps, config.warmup_steps)
     shardings = jax.tree.map(lambda x: x.sharding, shapes)
-    sampling, weight = config.sampling, config.optimizer.fused_loss_weight
+    specs = jax.tree.map(lambda x: x.sharding.spec, shapes.params)
+    everywhere = PartitionSpec()
+    gradients_of = jax.shard_map(make_gradients(config, specs), mesh=mesh, in_specs=(specs, everywhere, everywhere, batch_specs(mesh)),
+                                 out_specs=(specs, everywhere, everywhere, batch_specs(mesh).ids))  # fmt: skip
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, StepReport]:
-        key = jax.random.fold_in(jax.random.key(config.seed), state.step)
-
-        def loss(params: Any) -> tuple[Array, tuple[dict[str, Array], Outputs, Any]]:
-            outputs, updates = model.apply(
-                {"params": params, "batch_stats": state.batch_stats}, batch.images, batch.available, kept=batch.kept,
-                drawn=batch.drawn if sampling else None, train=True, rngs={"dropout": key}, mutable=["batch_stats"])  # fmt: skip
-            fused = cross_entropy(outputs.logits, batch.labels, outputs.answered)
-            losses = {"loss_fused": fused, "loss": weight * fused}
-            if sampling:
-                seen = jnp.take_along_axis(batch.available, batch.drawn[:, None, None, None], 1)[:, 0]
-                losses["loss_mas"] = cross_entropy(outputs.drawn_logits, batch.labels, seen)
-                losses["loss"] += sampling.loss_weight * losses["loss_mas"]
-            if isinstance(config.model.fusion, RankedSelectionFusionConfig):
-                losses["loss_selection"] = cross_entropy(outputs.drawn_logits, batch.labels, outputs.answered)
-                losses["loss"] += config.model.fusion.selection_loss_weight * losses["loss_selection"]
-            for name, auxiliary_weight in auxiliary_weights(config.model.fusion).items():
-                losses[f"loss_{name}"] = outputs.auxiliary[name].sum() / config.data.batch_size
-                losses["loss"] += auxiliary_weight * losses[f"loss_{name}"]
-            return losses["loss"], (losses, outputs, updates["batch_stats"])
-
-        gradients, (losses, outputs, batch_stats) = jax.grad(loss, has_aux=True)(state.params)
+        gradients, batch_stats, losses, (robustness, informative) = gradients_of(state.params, state.batch_stats, state.step, batch)
         updates, opt_state = tx.update(gradients, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
         losses["gradient_norm"] = optax.tree.norm(gradients)
-        return TrainState(state.step + 1, params, batch_stats, opt_state), StepReport(losses, *robustness_report(outputs), batch.ids)
+        applied = jnp.isfinite(losses["loss"]) & jnp.isfinite(losses["gradient_norm"])
+        moved = TrainState(state.step, optax.apply_updates(state.params, updates), batch_stats, opt_state)
+        after = jax.tree.map(lambda new, old: jnp.where(applied, new, old), moved, state)
+        return after._replace(step=state.step + 1), StepReport(losses, robustness, informative & applied, batch.ids, applied)
 
     return jax.jit(train_step, in_shardings=(shardings, batch_sharding(mesh)), out_shardings=(shardings, replicated(mesh)), donate_argnums=0)

@@ -21,13 +21,22 @@ PYTHON_FOLDERS = ("sgma_jax", "data_prep", "experiments", "tests")
 FLOORS = (
     ("sgma_jax.errors",),
     ("sgma_jax.decoding",),
-    ("sgma_jax.config", "sgma_jax.structs"),
-    ("sgma_jax.modalities", "sgma_jax.sharding", "sgma_jax.losses", "sgma_jax.metrics", "sgma_jax.sampling", "sgma_jax.data.schema"),
-    ("sgma_jax.models", "sgma_jax.data.source", "sgma_jax.data.transforms", "sgma_jax.data.corruptions"),
+    ("sgma_jax.config", "sgma_jax.distributed", "sgma_jax.structs"),
+    (
+        "sgma_jax.modalities",
+        "sgma_jax.fingerprints",
+        "sgma_jax.sharding",
+        "sgma_jax.losses",
+        "sgma_jax.metrics",
+        "sgma_jax.sampling",
+        "sgma_jax.data.schema",
+        "sgma_jax.data.rasters",
+    ),
+    ("sgma_jax.models", "sgma_jax.data.corruptions", "sgma_jax.data.source", "sgma_jax.data.supervision", "sgma_jax.data.transforms"),
     ("sgma_jax.data.pipeline", "sgma_jax.optimization"),
     ("sgma_jax.checkpointing", "sgma_jax.reporting"),
-    ("sgma_jax.evaluation", "sgma_jax.interop", "sgma_jax.training_step"),
-    ("sgma_jax.training", "sgma_jax.report", "sgma_jax.failures", "sgma_jax.analysis"),
+    ("sgma_jax.evaluation", "sgma_jax.interop", "sgma_jax.step_reports", "sgma_jax.training_step"),
+    ("sgma_jax.training", "sgma_jax.report", "sgma_jax.prediction", "sgma_jax.failures", "sgma_jax.analysis"),
     ("sgma_jax.cli",),
 )
 WITHOUT_JAX = (
@@ -40,7 +49,7 @@ WITHOUT_JAX = (
     "sgma_jax.reporting",
 )
 NOT_IN_MODELS = ("sgma_jax.data", "optax", "experiments", "data_prep")
-IN_DATA_PREP = ("sgma_jax.data.schema", "sgma_jax.errors", "sgma_jax.config", "sgma_jax.reporting.tables")
+IN_DATA_PREP = ("sgma_jax.data.schema", "sgma_jax.data.rasters", "sgma_jax.errors", "sgma_jax.config", "sgma_jax.reporting.tables")
 TORCH_ALLOWED = ("sgma_jax/interop", "tests/parity", "experiments/torch_baseline")
 LINES = 350
 

@@ -181,7 +181,7 @@ def test_a_good_configuration_passes_the_check() -> None:
         ("data.classes", ()),
         ("data.classes", ("only",)),
         *((f"data.{name}", value) for name in ("crop", "batch_size", "evaluation_batch_size") for value in (0, -1)),
-        *((name, value) for name in ("steps", "evaluate_every", "log_every", "keep_checkpoints", "fsdp") for value in (0, -1)),
+        *((name, value) for name in ("steps", "evaluate_every", "log_every", "keep_checkpoints", "fsdp", "space", "accumulate") for value in (0, -1)),
         ("model.magnify", 0),
         ("model.head_width", 0),
         ("warmup_steps", -1),

@@ -18,7 +18,7 @@ HEADER = """
 import jax, numpy as np, pytest
 from jax.sharding import PartitionSpec as P
 from sgma_jax.errors import InputError
-from sgma_jax.sharding import SMALLEST_SHARDED, batch_sharding, check_batch_size, make_mesh, put_batch, replicated, with_sharding
+from sgma_jax.sharding import SMALLEST_SHARDED, check_batch_size, check_rows, describe_sharding, make_mesh, put_batch, replicated, with_sharding
 from sgma_jax.structs import Batch
 assert len(jax.devices()) == 4
 def shape(*sides):
@@ -48,7 +48,7 @@ tree = {
 }
 for fsdp in (2, 4):
     mesh = make_mesh(fsdp)
-    assert dict(mesh.shape) == {"data": 4 // fsdp, "fsdp": fsdp}
+    assert dict(mesh.shape) == {"data": 4 // fsdp, "fsdp": fsdp, "space": 1}
     got = with_sharding(tree, mesh)
     assert {k: v.sharding.spec for k, v in got.items()} == {
         "last": P(None, "fsdp"), "first": P("fsdp"), "middle": P(None, "fsdp"), "odd largest": P(None, "fsdp"),
@@ -65,15 +65,42 @@ assert all(v.sharding.is_fully_replicated for v in with_sharding(tree, make_mesh
 
 def test_an_fsdp_or_a_batch_that_the_devices_do_not_allow_is_an_input_error() -> None:
     on_four_devices("""
-with pytest.raises(InputError, match="fsdp is 3.* 4 devices"):
-    make_mesh(3)
-with pytest.raises(InputError, match="fsdp is 8"):
-    make_mesh(8)
+for fsdp, space in ((3, 1), (8, 1), (1, 3), (2, 4), (1, 8)):
+    with pytest.raises(InputError, match=f"fsdp x space is {fsdp} x {space}.* 4 devices"):
+        make_mesh(fsdp, space)
 for fsdp in (1, 2, 4):  # every device takes rows, whatever the axes
     check_batch_size("data.batch_size", 8, make_mesh(fsdp))
     for size in (1, 2, 6):
         with pytest.raises(InputError, match=f"data.batch_size is {size}.* multiple of 4"):
             check_batch_size("data.batch_size", size, make_mesh(fsdp))
+    check_batch_size("data.batch_size", 24, make_mesh(fsdp), accumulate=3)
+    with pytest.raises(InputError, match="4 devices that share it x accumulate 3.* multiple of 12"):
+        check_batch_size("data.batch_size", 8, make_mesh(fsdp), accumulate=3)
+check_batch_size("data.batch_size", 2, make_mesh(1, 2))  # two devices to a sample
+""")
+
+
+def test_images_whose_rows_the_devices_cannot_share_are_an_input_error() -> None:
+    on_four_devices("""
+mesh = make_mesh(1, 2)
+check_rows("data.crop", 128, mesh)
+check_rows("data.crop", 31, make_mesh(1))  # rows that nobody shares may be any number
+check_rows("data.crop", 32, mesh, magnify=2)
+for crop, magnify, least in ((96, 1, 64), (100, 1, 64), (16, 2, 32), (33, 64, 2)):
+    with pytest.raises(InputError, match=f"data.crop is {crop}, which space 2 .* multiple of {least},"):
+        check_rows("data.crop", crop, mesh, magnify)
+    check_rows("data.crop", least, mesh, magnify)
+""")
+
+
+def test_the_log_says_what_the_sharding_rule_did() -> None:
+    on_four_devices("""
+tree = {"large": shape(4, SMALLEST_SHARDED), "small": shape(100)}
+whole = (4 * SMALLEST_SHARDED + 100) * 4
+assert describe_sharding(with_sharding(tree, make_mesh(4))) == (
+    f"mesh data 1 x fsdp 4 x space 1; 1 of 2 arrays of the state are sharded over fsdp, {(whole - 3 * SMALLEST_SHARDED * 4) / 1e6:.1f} of "
+    f"{whole / 1e6:.1f} MB a device")
+assert "0 of 2 arrays" in describe_sharding(with_sharding(tree, make_mesh(1)))
 """)
 
 
@@ -101,6 +128,21 @@ for fsdp in (1, 2, 4):
 """)
 
 
+def test_devices_that_share_image_rows_get_a_strip_of_each_map_and_all_that_is_per_sample() -> None:
+    on_four_devices("""
+rows = np.broadcast_to(np.arange(6)[None, :, None], (4, 6, 5))
+batch = Batch(images={"rgb": rows[..., None].astype(np.float32)}, available=rows[:, None] > 2, kept=np.ones((4, 1), bool),
+              labels=rows.astype(np.int32), ids=np.arange(4, dtype=np.int32), drawn=np.zeros(4, np.int32))
+placed = put_batch(batch, make_mesh(1, 2))
+for mine, theirs in zip(jax.tree.leaves(placed), jax.tree.leaves(batch), strict=True):
+    np.testing.assert_array_equal(mine, theirs)
+arrays = (placed.images["rgb"], placed.available, placed.labels, placed.ids)
+for image, seen, label, number in zip(*(a.addressable_shards for a in arrays), strict=True):
+    assert image.data.shape == (2, 3, 5, 1) and seen.data.shape == (2, 1, 3, 5) and label.data.shape == (2, 3, 5) and number.data.shape == (2,)
+    np.testing.assert_array_equal(np.asarray(image.data)[..., 0], np.asarray(label.data))
+""")
+
+
 def test_one_device_is_the_same_program() -> None:
     mesh = make_mesh(1)
     check_batch_size("data.batch_size", 3 * mesh.size, mesh)
@@ -109,5 +151,5 @@ def test_one_device_is_the_same_program() -> None:
     size = 2 * mesh.size
     batch = Batch({}, np.ones((size, 1), bool), np.ones((size, 1), bool), np.zeros((size, 2, 2), np.int32), np.arange(size), np.zeros(size, int))
     np.testing.assert_array_equal(put_batch(batch, mesh).ids, np.arange(size))
-    with pytest.raises(InputError, match="fsdp is"):
+    with pytest.raises(InputError, match="fsdp x space is"):
         make_mesh(len(jax.devices()) + 1)

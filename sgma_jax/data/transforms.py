@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Bool
 
-from sgma_jax.data.schema import IGNORE, Example, Schema
+from sgma_jax.data.schema import IGNORE, Example, Modality, Schema
 from sgma_jax.structs import Batch
 
 CROP_TRIES = 4  # [C] a crop without a single labelled pixel teaches nothing: draw again, at most this often
@@ -44,14 +44,17 @@ def drop_modalities(present: Bool[np.ndarray, " modality"], probability: float, 
     return kept
 
 
+def normalised(image: np.ndarray, modality: Modality) -> np.ndarray:
+    """A sensor's image [..., bands] as float32 with the mean of the training pixels taken away, in their standard deviations."""
+    mean, std = np.array(modality.mean), np.array(modality.std)
+    # In float64: the float32 of a large count or height has lost the digits that the mean takes away.
+    values: np.ndarray = (image.astype(np.float64) - mean) / np.where(std > 0, std, 1.0)
+    return values.astype(np.float32)
+
+
 def to_sample(example: Example, schema: Schema, number: int, kept: np.ndarray) -> Batch:
     """A sample as float32, normalised by the training statistics; `number` is the record's place in its split."""
-    images = {}
-    for modality in schema.modalities:
-        mean, std = np.array(modality.mean), np.array(modality.std)
-        # In float64: the float32 of a large count or height has lost the digits that the mean takes away.
-        image = (example.images[modality.name].astype(np.float64) - mean) / np.where(std > 0, std, 1.0)
-        images[modality.name] = image.astype(np.float32)
+    images = {modality.name: normalised(example.images[modality.name], modality) for modality in schema.modalities}
     return Batch(
         images=images,
         available=np.ascontiguousarray(example.available),
@@ -62,7 +65,8 @@ def to_sample(example: Example, schema: Schema, number: int, kept: np.ndarray) -
     )
 
 
-def padding_like(sample: Batch) -> Batch:
-    """A sample that counts for nothing: no sensor, no label, id -1."""
+def padding_like(sample: Batch, number: int) -> Batch:
+    """A sample that counts for nothing: no sensor, no label, and a negative id that says why (structs.Batch)."""
     images = {name: np.zeros_like(image) for name, image in sample.images.items()}
-    return sample._replace(images=images, available=np.zeros_like(sample.available), labels=np.full_like(sample.labels, IGNORE), ids=np.int32(-1))
+    available, labels = np.zeros_like(sample.available), np.full_like(sample.labels, IGNORE)
+    return sample._replace(images=images, available=available, labels=labels, ids=np.int32(number))

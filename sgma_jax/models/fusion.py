@@ -6,18 +6,25 @@ Section III of arXiv 2603.02505. Tags: [P] the paper, [D] derived, [C] our choic
 
 from __future__ import annotations
 
+import functools
 import math
+import operator
 from typing import NamedTuple
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from sgma_jax.config import SemanticGuidedFusionConfig
+from sgma_jax.models.devices import sum_over_rows
 from sgma_jax.models.layers import Kernel, depthwise, in_chunks, linear, masked_softmax
 
 projection_init = nn.initializers.xavier_uniform()  # [C] as PyTorch's multi-head attention
 _depthwise_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform", in_axis=(0, 1, 2), out_axis=())  # [C] as PyTorch's
+
+MANY_CHANNELS = 16
+"""[C] Channels per head above which sensors are mixed before their values are projected; below, the wider intermediate takes longer."""
 
 
 class Fused(NamedTuple):
@@ -43,9 +50,10 @@ def semantic_prototypes(
     """
     mask = available[..., None]
     class_maps = class_maps.astype(jnp.float32)
-    weights = masked_softmax(class_maps, mask, (1, 2, 3)) if norm == "softmax" else jnp.where(mask, class_maps, 0.0)
+    weights = masked_softmax(class_maps, mask, (1, 2, 3), over_rows=True) if norm == "softmax" else jnp.where(mask, class_maps, 0.0)
     # Positions are contracted here, so nothing of size pixels x classes x channels exists.
-    return jnp.einsum("bmhwk,bmhwc->bkc", weights.astype(features.dtype), features)
+    prototypes = jnp.einsum("bmhwk,bmhwc->bkc", weights.astype(features.dtype), features)
+    return sum_over_rows(prototypes.astype(jnp.float32)).astype(features.dtype)
 
 
 def default_heads(channels: int) -> int:
@@ -101,6 +109,8 @@ class SemanticGuidedFusion(nn.Module):
     modalities: tuple[str, ...]
     classes: int
     dtype: jnp.dtype
+    remat: bool = False
+    """Keep only the projectors' convolutions for the gradient, and compute the rest again."""
     unroll: bool = False
     """Compile without loops, for the compiler's cost analysis."""
 
@@ -132,26 +142,31 @@ class SemanticGuidedFusion(nn.Module):
         robust = {k: v.astype(self.dtype) for k, v in AttentionKernels(channels, name="robustness")().items()}
 
         spread = depthwise(features, depthwise_kernels, self.unroll)  # one call for all modalities
+        # Two projections in a row are one [D], and their product is worth its while where the positions outnumber the channels.
+        positions = len(features) * features.shape[2] * features.shape[3]
+        to_query = (spatial["out"] @ robust["query"],) if positions > channels else (spatial["out"], robust["query"])
 
         def fuse(samples: tuple[Array, Array, Array, Array | None, Array | None]) -> Fused:
             features, spread, available, drawn, drawn_available = samples
             semantic = jnp.einsum("bmhwc,mcd->bmhwd", spread, point_kernels)
             class_maps = linear(features, filter_kernel) if filter_kernel.ndim == 2 else jnp.einsum("bmhwc,mck->bmhwk", features, filter_kernel)
             prototypes = semantic_prototypes(class_maps, semantic, available, self.config.prototype_norm)
-            reference = self._spatial_perceptron(prototypes, semantic, available, spatial, heads)
-            values = linear(semantic, robust["value"])
-            weights = self._robustness_perceptron(reference, semantic, available, robust, heads)
-            fused = linear(mix(weights, values), robust["out"])
+            query = self._spatial_perceptron(prototypes, semantic, available, spatial, to_query, heads)
+            weights = _robustness_weights(query, linear(semantic, robust["key"]), available, heads)
+            fused = linear(_mixed_values(weights, semantic, robust["value"]), robust["out"])
             drawn_fused = None
             if drawn is not None and drawn_available is not None:
-                # With one sensor both softmaxes are 1, so SGF is value and output projection of that sensor [D]; the values are there already.
-                alone = jnp.where(drawn_available[..., None], take_drawn(values, drawn), jnp.zeros((), values.dtype))
-                drawn_fused = linear(alone, robust["out"])
+                # With one sensor both softmaxes are 1, so SGF is value and output projection of that sensor [D].
+                alone = jnp.where(drawn_available[..., None], take_drawn(semantic, drawn), jnp.zeros((), semantic.dtype))
+                drawn_fused = linear(linear(alone, robust["value"]), robust["out"])
             return Fused(fused, drawn_fused, weights.mean(-1))
 
-        positions = math.prod(features.shape[1:4])
+        if self.remat:
+            fuse = jax.checkpoint(fuse)
         widest = max(channels, self.classes * heads) * 4
-        fused_samples: Fused = in_chunks(fuse, (features, spread, available, drawn, drawn_available), positions * widest, self.unroll)
+        fused_samples: Fused = in_chunks(
+            fuse, (features, spread, available, drawn, drawn_available), math.prod(features.shape[1:4]) * widest, self.unroll
+        )
         return fused_samples
 
     def _filter_kernel(self, channels: int, subset: Array | None) -> Float[Array, "*modality channels classes"]:
@@ -163,11 +178,11 @@ class SemanticGuidedFusion(nn.Module):
         return (kernels if subset is None else kernels[subset]).astype(self.dtype)
 
     def _spatial_perceptron(
-        self, prototypes: Array, semantic: Array, available: Array, kernels: dict[str, Array], heads: int
+        self, prototypes: Array, semantic: Array, available: Array, kernels: dict[str, Array], to_query: tuple[Array, ...], heads: int
     ) -> Float[Array, "batch height width channels"]:
-        """Semantic reference: every prototype attends to the modalities of each pixel; the mean over the prototypes [P].
+        """Semantic reference, seen through `to_query`: every prototype attends to the modalities of each pixel; the mean over the prototypes [P].
 
-        The mean commutes with the mix of values and the output projection [D], so only mixing weights are averaged.
+        The mean commutes with the mix of values and the projections behind it [D], so only mixing weights are averaged.
         """
         batch, classes, channels = prototypes.shape
         width = channels // heads
@@ -180,18 +195,32 @@ class SemanticGuidedFusion(nn.Module):
         else:
             scores = jnp.einsum("bmyxhd,bkhd->bmyxkh", jnp.einsum("bmyxc,chd->bmyxhd", semantic, key), query)
         weights = masked_softmax(scores.astype(jnp.float32), available[..., None, None], 1).mean(-2)
-        values = linear(semantic, kernels["value"])
-        return linear(mix(weights, values), kernels["out"])
+        return functools.reduce(linear, to_query, _mixed_values(weights, semantic, kernels["value"]))
 
-    def _robustness_perceptron(
-        self, reference: Array, semantic: Array, available: Array, kernels: dict[str, Array], heads: int
-    ) -> Float[Array, "batch modality height width heads"]:
-        """Attention weights of each pixel's reference over its modalities; their mean over heads is the robustness [P, C]."""
-        width = reference.shape[-1] // heads
-        query = linear(reference, kernels["query"]) / math.sqrt(width)
-        products = query[:, None] * linear(semantic, kernels["key"])
-        scores = products.astype(jnp.float32).reshape(*products.shape[:-1], heads, width).sum(-1)
-        return masked_softmax(scores, available[..., None], 1)
+
+def _robustness_weights(
+    query: Float[Array, "batch height width channels"], key: Float[Array, "batch modality height width channels"], available: Array, heads: int
+) -> Float[Array, "batch modality height width heads"]:
+    """Attention weights of each pixel's reference over its modalities; their mean over heads is the robustness [P, C]."""
+    width = query.shape[-1] // heads
+    products = query[:, None] / math.sqrt(width) * key
+    scores = products.astype(jnp.float32).reshape(*products.shape[:-1], heads, width).sum(-1)
+    return masked_softmax(scores, available[..., None], 1)
+
+
+def _mixed_values(
+    weights: Float[Array, "batch modality height width heads"],
+    semantic: Float[Array, "batch modality height width channels"],
+    kernel: Float[Array, "channels channels"],
+) -> Float[Array, "batch height width channels"]:
+    """Sum over modalities of the projected values, each head's channels weighted by that head's weight."""
+    modalities, channels, heads = semantic.shape[1], semantic.shape[-1], weights.shape[-1]
+    if modalities == 1 or channels <= MANY_CHANNELS * heads:
+        return mix(weights, linear(semantic, kernel))
+    # Mixing first spares the projection of all modalities but one [D], and costs heads x channels numbers a pixel.
+    mixed = jnp.einsum("bmyxh,bmyxc->byxhc", weights.astype(semantic.dtype), semantic)
+    by_head = jnp.einsum("byxhc,chw->byxhw", mixed, kernel.reshape(channels, heads, channels // heads))
+    return by_head.reshape(*mixed.shape[:3], channels)
 
 
 def mix(
@@ -199,8 +228,10 @@ def mix(
 ) -> Float[Array, "batch height width channels"]:
     """Sum over modalities of the values, each head's channels weighted by that head's weight."""
     heads = weights.shape[-1]
-    by_head = values.reshape(*values.shape[:-1], heads, values.shape[-1] // heads)
-    return (by_head * weights[..., None].astype(values.dtype)).sum(1).reshape(values.shape[0], *values.shape[2:])
+    by_head = values.reshape(*values.shape[:-1], heads, values.shape[-1] // heads) * weights[..., None].astype(values.dtype)
+    # Written out, because XLA on CPU does not vectorise a reduction over a middle axis (docs/benchmarks.md).
+    total = functools.reduce(operator.add, (by_head[:, m] for m in range(values.shape[1])))
+    return total.reshape(values.shape[0], *values.shape[2:])
 
 
 class MeanFusion(nn.Module):

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from sgma_jax.models.layers import Kernel, Linear, MaskedBatchNorm, linear, resize
+from sgma_jax.models.layers import Kernel, Linear, MaskedBatchNorm, drop_channels, linear, resize
 
 
 class AllMlpHead(nn.Module):
@@ -41,6 +41,7 @@ class AllMlpHead(nn.Module):
                 y = linear(linear(x.astype(self.dtype), kernel.astype(self.dtype)), part.astype(self.dtype))
             total = total + resize(y + (bias @ part).astype(self.dtype), height, width)
         total = nn.relu(MaskedBatchNorm(name="norm")(total, mask, train))
-        total = nn.Dropout(self.dropout, broadcast_dims=(1, 2), deterministic=not train)(total)
+        if train and self.dropout:
+            total = drop_channels(total, self.dropout, self.make_rng("dropout"))
         logits = Linear(self.classes, nn.initializers.normal(0.01), self.dtype, name="classifier")(total)
         return logits.astype(jnp.float32)

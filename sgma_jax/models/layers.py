@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -13,19 +13,26 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
+from sgma_jax.models.devices import draw_for_samples, max_over_rows, rows_are_shared, sum_over_devices, sum_over_rows, with_halo
+
 # PyTorch's nn.LayerNorm default; Flax's is 1e-6. PVT-v2 mixes both, so every use names its own.
 TORCH_LAYER_NORM_EPSILON = 1e-5
 
 
-def masked_softmax(scores: Float[Array, "..."], mask: Bool[Array, "..."], axis: int | tuple[int, ...]) -> Float[Array, "..."]:
+def masked_softmax(
+    scores: Float[Array, "..."], mask: Bool[Array, "..."], axis: int | tuple[int, ...], *, over_rows: bool = False
+) -> Float[Array, "..."]:
     """Softmax over the positions of `axis` where the mask holds: exactly 0 elsewhere, all 0 where it holds nowhere.
 
-    Finite in value and gradient for every mask, as long as the scores are finite.
+    Finite in value and gradient for every mask, as long as the scores are finite. `over_rows` says that `axis` includes the image rows, of
+    which a device may have but a strip.
     """
-    highest = jnp.max(scores, axis=axis, keepdims=True, where=mask, initial=-jnp.inf)
-    highest = lax.stop_gradient(jnp.where(jnp.isfinite(highest), highest, 0.0))
+    highest = lax.stop_gradient(jnp.max(scores, axis=axis, keepdims=True, where=mask, initial=-jnp.inf))
+    highest = max_over_rows(highest) if over_rows else highest
+    highest = jnp.where(jnp.isfinite(highest), highest, 0.0)
     weights = jnp.where(mask, jnp.exp(jnp.where(mask, scores - highest, 0.0)), 0.0)
     total = jnp.sum(weights, axis=axis, keepdims=True)
+    total = sum_over_rows(total) if over_rows else total
     return weights / jnp.where(total > 0, total, 1.0)
 
 
@@ -37,6 +44,18 @@ def linear(x: Float[Array, "*positions inputs"], kernel: Float[Array, "inputs ou
     return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], kernel.shape[-1])
 
 
+def with_row_margin(
+    x: Float[Array, "*batch rows width channels"], size: int, stride: int, padding: int, border: Literal["constant", "edge"] = "constant"
+) -> tuple[Array, tuple[int, int]]:
+    """What a window of `size` rows moved by `stride` is to run over, and the rows of padding above and below that are still to be added to it.
+
+    On a strip of an image: the strip with the rows of its neighbours, and nothing. `border` as for `with_halo`.
+    """
+    if not rows_are_shared():
+        return x, (padding, padding)
+    return with_halo(x, padding, max(size - stride - padding, 0), border), (0, 0)
+
+
 def strided_convolution(
     x: Float[Array, "batch height width inputs"], kernel: Float[Array, "rows columns inputs outputs"], stride: int, padding: int
 ) -> Float[Array, "batch coarse_height coarse_width outputs"]:
@@ -44,15 +63,18 @@ def strided_convolution(
 
     On CPU as one matrix product over patches, because XLA's gradient of a strided convolution there is many times slower.
     """
-    if jax.default_backend() != "cpu":
-        return lax.conv_general_dilated(x, kernel, (stride, stride), ((padding, padding),) * 2, dimension_numbers=("NHWC", "HWIO", "NHWC"))
     size, outputs = kernel.shape[0], kernel.shape[3]
-    height, width = ((side + 2 * padding - size) // stride + 1 for side in x.shape[1:3])
+    x, margins = with_row_margin(x, size, stride, padding)
+    if jax.default_backend() != "cpu":
+        margin = (margins, (padding, padding))
+        return lax.conv_general_dilated(x, kernel, (stride, stride), margin, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    height = (x.shape[1] + sum(margins) - size) // stride + 1
+    width = (x.shape[2] + 2 * padding - size) // stride + 1
     # Blocks of stride x stride pixels, side by side in the channels. A window covers `reach` blocks each way, the kernel filled up with zeros:
     # a few wide slices instead of size x size narrow ones.
     reach = -(-size // stride)
     rows, columns = ((n + reach - 1) for n in (height, width))
-    ends = [(padding, n * stride - side - padding) for n, side in ((rows, x.shape[1]), (columns, x.shape[2]))]
+    ends = [(low, n * stride - side - low) for n, side, low in ((rows, x.shape[1], margins[0]), (columns, x.shape[2], padding))]
     x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *((low, high, 0) for low, high in ends), (0, 0, 0)])  # cuts off where negative
     blocks = x.reshape(-1, rows, stride, columns, stride, x.shape[3]).transpose(0, 1, 3, 2, 4, 5).reshape(-1, rows, columns, stride**2 * x.shape[3])
     windows = jnp.concatenate([blocks[:, i : i + height, j : j + width] for i in range(reach) for j in range(reach)], -1)
@@ -129,16 +151,22 @@ def depthwise(
     `unroll` is for the compiler's cost analysis, which counts a loop once.
     XLA's grouped convolution is 6 to 23 times slower than shifted products on CPU (docs/benchmarks.md); elsewhere it is the one to use.
     """
+    reach = kernel.shape[-3] // 2
     if jax.default_backend() == "cpu":
-        return _shifted_products(x, kernel, unroll) if unroll else _depthwise_cpu(x, kernel)
+        extended, margins = with_row_margin(x, 2 * reach + 1, 1, reach)
+        out = _shifted_products(extended, kernel, unroll) if unroll else _depthwise_cpu(extended, kernel)
+        cut = reach - margins[0]  # of the neighbours' rows the results are theirs
+        return lax.slice_in_dim(out, cut, out.shape[-3] - cut, axis=x.ndim - 3)
     if x.ndim == 5:  # one convolution over group x channels
         batch, group, height, width, channels = x.shape
         side_by_side = jnp.moveaxis(x, 1, 3).reshape(batch, height, width, group * channels)
         kernels = jnp.moveaxis(kernel, 0, 2).reshape(*kernel.shape[1:3], group * channels)
         out = depthwise(side_by_side, kernels).reshape(batch, height, width, group, channels)
         return jnp.moveaxis(out, 3, 1)
+    x, margins = with_row_margin(x, 2 * reach + 1, 1, reach)
+    margin = (margins, (kernel.shape[1] // 2,) * 2)
     return lax.conv_general_dilated(
-        x, kernel[:, :, None, :], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=x.shape[-1]
+        x, kernel[:, :, None, :], (1, 1), margin, dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=x.shape[-1]
     )
 
 
@@ -149,13 +177,15 @@ CACHED = 2**20
 def in_chunks(f: Callable[[Any], Any], inputs: Any, bytes_each: int, unroll: bool = False) -> Any:
     """`f(inputs)`, for an `f` that works on each element of the leading axis alone; `bytes_each` is its largest intermediate array's part.
 
-    On one CPU device `f` runs on few elements at a time, so that what it computes stays in the cache, and its gradient computes it again
+    On a CPU device `f` runs on few elements at a time, so that what it computes stays in the cache, and its gradient computes it again
     instead of fetching it from memory: an MLP of PVT-v2 with its gradient takes half the time (docs/benchmarks.md). Elsewhere it is just
-    `f(inputs)`: an accelerator wants all at once, and on several devices the leading axis is what they share. `unroll` asks for that too,
-    for the compiler's cost analysis.
+    `f(inputs)`: an accelerator wants all at once, and devices that share rows exchange them once, not once a chunk. `unroll`
+    asks for that too, for the compiler's cost analysis.
     """
     elements = jax.tree.leaves(inputs)[0].shape[0]
-    if unroll or jax.default_backend() != "cpu" or jax.device_count() > 1:
+    # Inside shard_map every device has elements of its own, whose axis nobody shares, unless it has but a strip of each.
+    shared = jax.device_count() > 1 and (not jax.sharding.get_abstract_mesh().manual_axes or rows_are_shared())
+    if unroll or jax.default_backend() != "cpu" or shared:
         return f(inputs)
     size = max(n for n in range(1, elements + 1) if elements % n == 0 and (n == 1 or n * bytes_each <= CACHED))
     f = jax.checkpoint(f)
@@ -172,7 +202,13 @@ def drop_path_factors(key: Array, rates: Float[Array, " branch"], batch: int) ->
     All branches at once, because a draw of its own for each makes random numbers a seventh of what a training step compiles.
     """
     keep = 1.0 - rates[:, None]
-    return jnp.where(jax.random.uniform(key, (len(rates), batch)) < keep, 1.0 / keep, 0.0)
+    return jnp.where(keep > draw_for_samples(key, batch, (len(rates),)).T, 1.0 / keep, 0.0)
+
+
+def drop_channels(x: Float[Array, "batch height width channels"], rate: float, key: Array) -> Float[Array, "batch height width channels"]:
+    """Dropout of whole channels of a sample; the others are scaled by 1 / (1 - rate)."""
+    kept = draw_for_samples(key, x.shape[0], (1, 1, x.shape[3])) >= rate
+    return jnp.where(kept, x / (1.0 - rate), jnp.zeros((), x.dtype))
 
 
 # --- modules -----------------------------------------------------------------------------------------------------------
@@ -221,7 +257,7 @@ class StridedConvolution(nn.Module):
 
 
 class MaskedBatchNorm(nn.Module):
-    """BatchNorm whose statistics see only the positions where the mask holds; as PyTorch's, its running variance is unbiased.
+    """BatchNorm whose statistics see only the positions where the mask holds, on all devices; as PyTorch's, its running variance is unbiased.
 
     [C] One position or none has no variance, which PyTorch refuses: such a batch is normalised by the running statistics and leaves
     them as they are.
@@ -242,11 +278,11 @@ class MaskedBatchNorm(nn.Module):
         wide = x.astype(jnp.float32)
         if train:
             weight = mask[..., None].astype(jnp.float32)
-            positions = weight.sum()
+            positions = sum_over_devices(weight.sum())
             count = jnp.maximum(positions, 2.0)
-            mean = (wide * weight).sum((0, 1, 2)) / count
+            mean = sum_over_devices((wide * weight).sum((0, 1, 2))) / count
             # Two passes: E[x^2] - E[x]^2 cancels in float32 and differs from PyTorch.
-            var = (jnp.square(wide - mean) * weight).sum((0, 1, 2)) / count
+            var = sum_over_devices((jnp.square(wide - mean) * weight).sum((0, 1, 2))) / count
             enough = positions >= 2
             mean, unbiased = jnp.where(enough, mean, running_mean.value), jnp.where(enough, var * count / (count - 1.0), running_var.value)
             var = jnp.where(enough, var, running_var.value)
@@ -262,4 +298,9 @@ def resize(x: Float[Array, "batch height width channels"], height: int, width: i
     """Bilinear resize as PyTorch's `interpolate(mode="bilinear", align_corners=False)`: half-pixel centres, no antialiasing."""
     if x.shape[1:3] == (height, width):
         return x
+    if rows_are_shared():  # a strip grows by a whole factor, because strips are multiples of the coarsest stride
+        factor = height // x.shape[1]
+        extended = with_halo(x, 1, 1, "edge")
+        grown = jax.image.resize(extended, (x.shape[0], factor * extended.shape[1], width, x.shape[3]), "bilinear", antialias=False)
+        return grown[:, factor:-factor]
     return jax.image.resize(x, (x.shape[0], height, width, x.shape[3]), "bilinear", antialias=False)

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from sgma_jax.config import PvtV2Config
+from sgma_jax.models.devices import all_rows
 from sgma_jax.models.layers import TORCH_LAYER_NORM_EPSILON, Kernel, Linear, StridedConvolution, depthwise, drop_path_factors, gelu, in_chunks
 
 BLOCK_NORM_EPSILON = 1e-6  # the authors pass this to the norms of blocks and stages, and leave PyTorch's default elsewhere
@@ -81,6 +82,7 @@ class Attention(nn.Module):
             init = _conv_init(self.reduction**2 * channels)
             x = StridedConvolution(channels, self.reduction, self.reduction, 0, init, self.dtype, name="reduce")(x)
             x = nn.LayerNorm(TORCH_LAYER_NORM_EPSILON, dtype=self.dtype, use_fast_variance=False, name="reduce_norm")(x)
+        x = all_rows(x)  # every pixel looks at the whole image, of which this is the reduced map
         out = jax.nn.dot_product_attention(query, project("key", x), project("value", x))
         return Linear(channels, _linear_init, self.dtype, name="out")(out.reshape(batch, height, width, channels))
 
@@ -130,6 +132,8 @@ class PvtV2(nn.Module):
 
     config: PvtV2Config
     dtype: jnp.dtype
+    remat: bool = False
+    """Keep only each block's input for the gradient, and compute the rest again."""
     unroll: bool = False
     """Compile without loops, for the compiler's cost analysis."""
 
@@ -170,4 +174,6 @@ class PvtV2(nn.Module):
             parameters, own = inputs
             return in_chunks(lambda part: block.apply({"params": parameters}, *part)[0], (y, own), hidden, self.unroll), None
 
+        if self.remat:
+            step = jax.checkpoint(step, prevent_cse=False)  # inside a loop the compiler cannot undo it anyway
         return jax.lax.scan(step, x, (self.variables["params"][name], factors), unroll=depth if self.unroll else 1)[0]

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float
 
 from sgma_jax.config import ResNetConfig
 from sgma_jax.modalities import coarsen
-from sgma_jax.models.layers import MaskedBatchNorm
+from sgma_jax.models.layers import MaskedBatchNorm, with_row_margin
 
 
 class Variant(NamedTuple):
@@ -39,11 +39,12 @@ EXPANSION = 4
 _conv_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")  # as torchvision's
 
 
-def _conv(channels: int, kernel: int, stride: int, dtype: jnp.dtype, name: str) -> nn.Conv:
+def _convolve(x: Array, channels: int, kernel: int, stride: int, dtype: jnp.dtype, name: str) -> Array:
     """Padded with zeros by half the kernel, as PyTorch pads: "SAME" would pad strided convolutions on one side only."""
     half = kernel // 2
-    return nn.Conv(channels, (kernel,) * 2, (stride,) * 2, padding=((half, half),) * 2, use_bias=False, dtype=dtype, kernel_init=_conv_init,
-                   name=name)  # fmt: skip
+    x, margins = with_row_margin(x, kernel, stride, half)
+    return nn.Conv(channels, (kernel,) * 2, (stride,) * 2, padding=(margins, (half, half)), use_bias=False, dtype=dtype, kernel_init=_conv_init,
+                   name=name)(x)  # fmt: skip
 
 
 class Block(nn.Module):
@@ -66,7 +67,7 @@ class Block(nn.Module):
         channels = self.width * (EXPANSION if self.bottleneck else 1)
 
         def convolve(name: str, y: Array, width: int, kernel: int, stride: int, mask: Array) -> Array:
-            return MaskedBatchNorm(name=f"norm{name}")(_conv(width, kernel, stride, self.dtype, f"conv{name}")(y), mask, train)
+            return MaskedBatchNorm(name=f"norm{name}")(_convolve(y, width, kernel, stride, self.dtype, f"conv{name}"), mask, train)
 
         if self.bottleneck:
             y = nn.relu(convolve("1", x, self.width, 1, 1, available))
@@ -85,6 +86,8 @@ class ResNet(nn.Module):
 
     config: ResNetConfig
     dtype: jnp.dtype
+    remat: bool = False
+    """Keep only each block's input for the gradient, and compute the rest again."""
 
     @nn.compact
     def __call__(
@@ -93,16 +96,18 @@ class ResNet(nn.Module):
         """`available` says which pixels take part in the normalisations' statistics."""
         variant = VARIANTS[self.config.variant]
         masks = {stride: coarsen(available[:, None], stride)[:, 0] for stride in (2, 4, 8, 16, 32)}
-        x = _conv(WIDTHS[0], 7, 2, self.dtype, "conv1")(x)
+        x = _convolve(x, WIDTHS[0], 7, 2, self.dtype, "conv1")
         x = nn.relu(MaskedBatchNorm(name="norm1")(x, masks[2], train))
-        x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+        x, margins = with_row_margin(x, 3, 2, 1, "edge")  # a row that is there twice has no other maximum
+        x = nn.max_pool(x, (3, 3), (2, 2), padding=(margins, (1, 1)))
+        block_kind = nn.remat(Block, static_argnums=(4,)) if self.remat else Block  # 4: `train`, counting from `self`
         maps = []
         mask = masks[4]
         for stage, (depth, width) in enumerate(zip(variant.depths, WIDTHS, strict=True)):
             for block in range(depth):
                 stride = 2 if stage > 0 and block == 0 else 1
                 coarse = masks[4 * 2**stage]
-                x = Block(width, variant.bottleneck, stride, self.dtype, name=f"stage{stage}_block{block}")(x, mask, coarse, train)
+                x = block_kind(width, variant.bottleneck, stride, self.dtype, name=f"stage{stage}_block{block}")(x, mask, coarse, train)
                 mask = coarse
             maps.append(x)
         return tuple(maps)

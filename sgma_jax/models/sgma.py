@@ -45,7 +45,7 @@ class Sgma(nn.Module):
     def setup(self) -> None:
         """Name the parts; `encoder`, `fusion_0` .. `fusion_3` and `head` are the roots of the parameter paths."""
         dtype = jnp.dtype(self.config.dtype)
-        self.encoder = make_encoder(self.config.encoder, dtype, self.unroll)
+        self.encoder = make_encoder(self.config.encoder, dtype, self.config.remat, self.unroll)
         if self.config.stem == "linear":
             self.stem = {m: nn.Dense(3, use_bias=False, dtype=dtype) for m in self.modalities}
         self.fusion: list[nn.Module] = [self.make_fusion(dtype) for _ in STRIDES]
@@ -64,7 +64,7 @@ class Sgma(nn.Module):
             return RankedSelectionFusion(dtype, self.unroll)
         if isinstance(fusion, FusionTokenConfig):
             return FusionToken(dtype)
-        return SemanticGuidedFusion(fusion, self.modalities, self.classes, dtype, self.unroll)
+        return SemanticGuidedFusion(fusion, self.modalities, self.classes, dtype, self.config.remat, self.unroll)
 
     def __call__(
         self,
@@ -99,13 +99,13 @@ class Sgma(nn.Module):
         if train and isinstance(self.config.fusion, RankedSelectionFusionConfig):
             drawn_sees = mask  # what was selected is the second branch, and answers wherever the first one does
         if drawn_sees is not None:  # both branches in one batch through the head, so its normalisation sees them together [C]
-            fused = [jnp.concatenate([r.features, jnp.asarray(r.drawn_features)]) for r in results]
-            mask = jnp.concatenate([mask, drawn_sees])
+            fused = [_side_by_side(r.features, jnp.asarray(r.drawn_features)) for r in results]
+            mask = _side_by_side(mask, drawn_sees)
         logits = self.decode(fused, mask, height, width, train)
         drawn_logits = None
         if drawn_sees is not None:
-            logits, drawn_logits = jnp.split(logits, 2)
-        answered = fused_available.any(1) & self.some_scale_sees(sees, height, width)
+            logits, drawn_logits = logits[::2], logits[1::2]
+        answered = self.answers(fused_available)
         return Outputs(logits, drawn_logits, tuple(r.robustness for r in results), tuple(sees), answered, auxiliary)
 
     def stack(self, images: dict[str, Array], available: Bool[Array, "batch modality height width"]) -> Array:
@@ -170,18 +170,22 @@ class Sgma(nn.Module):
         """The head, resized to the images."""
         return resize(self.head(fused, mask, train), height, width)
 
-    def some_scale_sees(
-        self, sees: list[Bool[Array, "batch modality coarse_height coarse_width"]], height: int, width: int
-    ) -> Bool[Array, "batch height width"]:
-        """Pixels in a cell, of any scale, that some modality sees."""
+    def answers(self, available: Bool[Array, "batch modality height width"]) -> Bool[Array, "batch height width"]:
+        """Pixels that some modality has, and that lie in a cell, of any scale, that some modality sees."""
         magnify = self.config.magnify
-        cells = [refine(s.any(1), stride, height * magnify, width * magnify) for s, stride in zip(sees, STRIDES, strict=True)]
-        return (cells[0] | cells[1] | cells[2] | cells[3])[:, ::magnify, ::magnify]
+        height, width = (side * magnify for side in available.shape[2:])
+        cells = [refine(coarsen(self.magnified(available), stride).any(1), stride, height, width) for stride in STRIDES]
+        return available.any(1) & (cells[0] | cells[1] | cells[2] | cells[3])[:, ::magnify, ::magnify]
 
 
-def make_encoder(config: PvtV2Config | ResNetConfig, dtype: jnp.dtype, unroll: bool = False) -> PvtV2 | ResNet:
+def _side_by_side(fused: Float[Array, "batch ..."], drawn: Float[Array, "batch ..."]) -> Float[Array, "twice_batch ..."]:
+    """Both branches of a sample after one another, so that they stay on the sample's device."""
+    return jnp.stack([fused, drawn], 1).reshape(-1, *fused.shape[1:])
+
+
+def make_encoder(config: PvtV2Config | ResNetConfig, dtype: jnp.dtype, remat: bool = False, unroll: bool = False) -> PvtV2 | ResNet:
     """The encoder of a configuration: (images, available, train) -> maps at strides 4, 8, 16, 32."""
-    return PvtV2(config, dtype, unroll) if isinstance(config, PvtV2Config) else ResNet(config, dtype)
+    return PvtV2(config, dtype, remat, unroll) if isinstance(config, PvtV2Config) else ResNet(config, dtype, remat)
 
 
 def make_model(config: TrainConfig) -> Sgma:

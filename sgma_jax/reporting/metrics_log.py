@@ -45,7 +45,7 @@ class MetricsLog:
             self._events.write_event(Event(wall_time=time.time(), step=last_kept + 1, session_log=SessionLog(status=SessionLog.START)))
         self._flushed = time.monotonic()
 
-    def log(self, step: int, kind: Literal["train", "evaluation"], values: Mapping[str, Any]) -> None:
+    def log(self, step: int, kind: Literal["train", "evaluation", "fault"], values: Mapping[str, Any]) -> None:
         """Write one line and the scalars in it; numbers that are not finite become null in the line.
 
         In TensorBoard a value of a nested mapping is called "kind/outer/inner", an entry of a list "kind/name/0".

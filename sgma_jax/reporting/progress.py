@@ -17,16 +17,16 @@ PLAIN_SECONDS = 10.0
 class Progress:
     """A bar with count, loss, images per second and time left; use as a context manager.
 
-    `start` is what a resumed run has already done; it counts as done but not towards the speed.
+    `start` is what a resumed run has already done; it counts as done but not towards the speed. A quiet one says nothing.
     """
 
-    def __init__(self, title: str, total: int, *, start: int = 0, stream: TextIO | None = None) -> None:
+    def __init__(self, title: str, total: int, *, start: int = 0, stream: TextIO | None = None, quiet: bool = False) -> None:
         self._title, self._total, self._start = title, total, start
-        self._console = Console(file=stream or sys.stderr)
+        self._console = Console(file=stream or sys.stderr, quiet=quiet)
         self._began = time.monotonic()
         self._printed = -float("inf")
         self._bar: RichProgress | None = None
-        if self._console.is_terminal:
+        if self._console.is_terminal and not quiet:
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[values]}"),
                        TextColumn("left"), TimeRemainingColumn())  # fmt: skip
             self._bar = RichProgress(*columns, console=self._console)
@@ -42,10 +42,13 @@ class Progress:
         if self._bar:
             self._bar.stop()
 
-    def update(self, done: int, *, loss: float | None = None, images_per_second: float | None = None) -> None:
+    def update(
+        self, done: int, *, loss: float | None = None, images_per_second: float | None = None, megapixels_per_second: float | None = None
+    ) -> None:
         """Show that `done` of the total are done, with what else is known."""
         values = [] if loss is None else [f"loss {loss:.4f}"]
         values += [] if images_per_second is None else [f"{images_per_second:.1f} images/s"]
+        values += [] if megapixels_per_second is None else [f"{megapixels_per_second:.2f} Mpx/s"]
         if self._bar:
             self._bar.update(self._task, completed=done, values="  ".join(values))
             return

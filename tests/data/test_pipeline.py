@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-import json
+import multiprocessing
+import os
+import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -15,7 +18,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sgma_jax.checkpointing import _decode_iterator, _encode_iterator
 from sgma_jax.config import DataConfig
 from sgma_jax.data.pipeline import evaluation_batches, open_split, stack, training_batches
 from sgma_jax.data.source import Source, open_source
@@ -44,11 +46,6 @@ def joined(parts: list[Batch]) -> Batch:
     """The global batch of the local ones."""
     images = {m: np.concatenate([p.images[m] for p in parts]) for m in parts[0].images}
     return Batch(images, *(np.concatenate([getattr(p, f) for p in parts]) for f in Batch._fields if f != "images"))
-
-
-def through_json(state: Any) -> Any:
-    """As a checkpoint keeps it."""
-    return _decode_iterator(json.loads(json.dumps(_encode_iterator(state))))
 
 
 def test_batches_have_the_shapes_and_types_of_the_glossary(city_config: Config) -> None:
@@ -94,37 +91,32 @@ def test_the_global_batches_do_not_depend_on_the_number_of_processes(city_config
         assert_same(joined(parts), next(alone))
 
 
-@pytest.mark.parametrize(("process", "processes"), [(0, 1), (1, 2)])
-@pytest.mark.parametrize("done", [0, 1, 5])
-def test_an_iterator_goes_on_exactly_where_a_saved_one_stopped(city_config: Config, done: int, process: int, processes: int) -> None:
+@pytest.mark.parametrize("processes", [1, 2, 4])
+@pytest.mark.parametrize("done", [1, 5])
+def test_what_comes_next_depends_on_how_many_global_batches_were_read_alone(city_config: Config, done: int, processes: int) -> None:
+    """So a run goes on exactly, on any number of processes."""
     config = city_config()
     source = open_split(config, "train")
-    first, second = (training_batches(config, source, seed=1, process=process, processes=processes) for _ in range(2))
-    take(first, done)
-    state = through_json(first.get_state())
-    told = take(first, 4)
-    take(second, 3)  # wherever it was before
-    second.set_state(state)
-    for a, b in zip(take(second, 4), told, strict=True):
-        assert_same(a, b)
+    told = take(training_batches(config, source, seed=1), done + 3)[done:]
+    shares = [training_batches(config, source, seed=1, start=done, process=p, processes=processes) for p in range(processes)]
+    for want in told:
+        assert_same(joined([next(s) for s in shares]), want)
 
 
-def test_worker_processes_give_the_same_batches_and_resume_exactly(city_config: Config) -> None:
+def test_worker_processes_give_the_same_batches_also_when_they_are_killed(city_config: Config, capfd: pytest.CaptureFixture[str]) -> None:
     began = time.monotonic()
-    want = take(training_batches(city_config(), open_split(city_config(), "train"), seed=1), 6)
+    want = take(training_batches(city_config(), open_split(city_config(), "train"), seed=1, start=2), 33)
     config = city_config(workers=2)
-    source = open_split(config, "train")
-    first = training_batches(config, source, seed=1)
-    for a, b in zip(take(first, 3), want[:3], strict=True):
+    batches = training_batches(config, open_split(config, "train"), seed=1, start=2)
+    for a, b in zip(take(batches, 3), want[:3], strict=True):
         assert_same(a, b)
-    state = through_json(first.get_state())
-    first.close()
-    resumed = training_batches(config, source, seed=1)
-    resumed.set_state(state)
-    for a, b in zip(take(resumed, 3), want[3:], strict=True):
+    time.sleep(1)  # until they wait in the middle of sending what nobody has asked for yet
+    os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+    for a, b in zip(take(batches, 30), want[3:], strict=True):
         assert_same(a, b)
-    resumed.close()
-    assert time.monotonic() - began < 100  # each iterator starts two interpreters that import TFDS
+    assert capfd.readouterr().err.count("a data worker died (exit code -9)") == 1
+    batches.close()
+    assert time.monotonic() - began < 100  # each start has two interpreters that import TFDS
 
 
 def whole_tile(source: Source, number: int) -> Batch:
@@ -258,3 +250,36 @@ assert not xla_bridge.backends_are_initialized(), "a JAX backend was initialised
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_an_unreadable_record_is_a_sample_that_counts_for_nothing_and_the_others_stay_as_they_are(
+    city: Path, city_config: Config, tmp_path: Path
+) -> None:
+    want = take(training_batches(city_config(), open_split(city_config(), "train"), seed=1), TRAIN)
+    shutil.copytree(city, tmp_path / "rotten")
+    shard = next((tmp_path / "rotten").rglob("*train.array_record*"))
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 4
+    shard.write_bytes(data)
+    config = city_config(path=str(tmp_path / "rotten"), on_bad_record="skip")
+    skipped = set()
+    for batch, whole in zip(take(training_batches(config, open_split(config, "train"), seed=1), TRAIN), want, strict=True):
+        bad = batch.ids < -1
+        np.testing.assert_array_equal(np.where(bad, -batch.ids - 2, batch.ids), whole.ids)
+        skipped |= set((-batch.ids - 2)[bad].tolist())
+        assert not batch.available[bad].any()
+        assert (batch.labels[bad] == IGNORE).all()
+        for name, images in batch.images.items():
+            np.testing.assert_array_equal(images[~bad], whole.images[name][~bad])
+    assert 0 < len(skipped) < TRAIN
+    stopping = city_config(path=str(tmp_path / "rotten"))
+    source = open_split(stopping, "train")
+    with pytest.raises(InputError, match=rf"record {min(skipped)} of split 'train', in {shard.name}, cannot be read.*--data.on-bad-record skip"):
+        source[min(skipped)]
+    with pytest.raises(InputError, match="cannot be read"):
+        take(training_batches(stopping, source, seed=1), TRAIN)
+    # A file that was cut off is refused before anything is trained, unless such records may be skipped.
+    shard.write_bytes(data[: len(data) // 2])
+    with pytest.raises(InputError, match="has not the"):
+        open_split(stopping, "train")
+    assert (next(training_batches(config, open_split(config, "train"), seed=1)).ids < -1).all()

@@ -17,8 +17,8 @@ from PIL import Image
 from data_prep import deliver, doctor
 from data_prep.deliver_files import FrameFiles
 from data_prep.deliver_survey import assign_splits
-from data_prep.rasters import Rasters
 from data_prep.sources import open_source as open_tree
+from sgma_jax.data.rasters import Rasters
 from sgma_jax.data.schema import Example, read_manifest
 from sgma_jax.data.source import open_source
 from tests.data import make_deliver as tree

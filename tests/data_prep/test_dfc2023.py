@@ -14,8 +14,8 @@ import pytest
 
 from data_prep import dfc2023, doctor
 from data_prep.dfc2023_pixels import DECIBELS
-from data_prep.rasters import Rasters
 from data_prep.sources import open_source as open_tree
+from sgma_jax.data.rasters import Rasters
 from sgma_jax.data.schema import IGNORE, Example, read_manifest
 from sgma_jax.data.source import open_source
 from tests.data import make_dfc2023 as tree

@@ -15,8 +15,8 @@ from rasterio.transform import Affine, from_origin
 from rasterio.warp import transform as warp_points
 
 from data_prep.labels import survey_labels, tile_label
-from data_prep.rasters import Box, Rasters
 from data_prep.scenes import Scene
+from sgma_jax.data.rasters import Box, Rasters
 from sgma_jax.data.schema import IGNORE, read_manifest
 from sgma_jax.data.source import open_source
 

@@ -39,6 +39,7 @@ SHORTER = {
     "sgma train": "--data.modalities rgb dsm --data.bands 3 1 --data.crop 32 --data.batch-size 2 --data.evaluation-batch-size 2 "
     "--steps 2 --warmup-steps 0 --log-every 1 --evaluate-every 2",
     "sgma evaluate": "",
+    "sgma predict": "",
     "sgma report": "",
     "sgma inspect": "--size 64",
 }
@@ -105,7 +106,7 @@ def test_every_command_of_the_readme_runs(users_folder: Path, monkeypatch: pytes
             monkeypatch.setattr(sys, "argv", arguments)
             main()
     assert {p.name for p in (users_folder / "runs/first/evaluation").iterdir()} == {"test.json", "test_zero.json"}
-    for written in ("runs/mine/run/evaluation/test.json", "runs/potsdam/data/manifest.json", "city.png", "report.html", "first.safetensors"):
+    for written in ("runs/mine/run/evaluation/test.json", "runs/potsdam/data/manifest.json", "city.png", "report.html", "map.tif", "first.safetensors"):
         assert (users_folder / written).is_file()
 
 

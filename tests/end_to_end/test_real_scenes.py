@@ -7,9 +7,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+import rasterio
 
 from data_prep import geotiff
+from sgma_jax.data.schema import IGNORE
 
 SHORT = ("--steps", 2, "--warmup-steps", 0, "--evaluate-every", 2, "--log-every", 1, "--data.batch-size", 2, "--data.crop", 32)
 
@@ -22,7 +25,7 @@ SHORT = ("--steps", 2, "--warmup-steps", 0, "--evaluate-every", 2, "--log-every"
         ("ign_grauduroi", "grau_du_roi", ("rgb", "nir", "ndsm")),
     ],
 )
-def test_a_real_scene_converts_trains_and_evaluates(
+def test_a_real_scene_converts_trains_evaluates_and_is_mapped(
     scene: str, preset: str, sensors: tuple[str, ...], real_data: Path, tmp_path: Path, sgma: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = ["--tile", "128", "--overlap", "64"] if preset == "grau_du_roi" else []
@@ -34,3 +37,14 @@ def test_a_real_scene_converts_trains_and_evaluates(
     report = json.loads((tmp_path / "run" / "evaluation" / "validation.json").read_text())
     assert len(report["subsets"]) == 2 ** len(sensors) - 1
     assert all(row["coverage"] > 0.99 for row in report["subsets"])
+    with rasterio.open(real_data / scene / f"{sensors[0]}.tif") as file:
+        grid, transform = file.crs, file.transform
+        bounds = (*file.xy(70, 10, offset="ul"), *file.xy(10, 80, offset="ul"))
+    given = [f"--sensor={name}={real_data / scene / f'{name}.tif'}" for name in (sensors[0], sensors[-1])]  # a sensor less than was trained on
+    status, _, err = sgma("predict", tmp_path / "run", *given, "--out", tmp_path / "map.tif", "--bounds", *bounds, "--used")
+    assert status == 0, err
+    with rasterio.open(tmp_path / "map.tif") as file:
+        assert (file.crs, file.shape, file.transform.a) == (grid, (60, 70), transform.a)
+        classes, used = file.read()
+    assert (classes != IGNORE).mean() > 0.5
+    np.testing.assert_array_equal(classes == IGNORE, used == IGNORE)

@@ -21,16 +21,16 @@ BATCH, HEIGHT, WIDTH, CHANNELS = 2, 6, 5, 16
 
 
 @functools.cache
-def programs(classes: int, norm: str):
+def programs(classes: int, norm: str, channels: int = CHANNELS, heads: int = 0):
     """The fast form, the naive form, and the gradients of both, compiled once for all examples."""
-    fusion = SemanticGuidedFusion(SemanticGuidedFusionConfig(prototype_norm=norm), MODALITIES, classes, jnp.dtype("float32"))
+    fusion = SemanticGuidedFusion(SemanticGuidedFusionConfig(prototype_norm=norm, heads=heads), MODALITIES, classes, jnp.dtype("float32"))
 
     def fast(params, features, available):
         result = fusion.apply({"params": params}, features, available)
         return result.features, result.robustness
 
     def naive(params, features, available):
-        return naive_fusion(params, features, available, MODALITIES, fusion.heads(CHANNELS), norm)
+        return naive_fusion(params, features, available, MODALITIES, fusion.heads(channels), norm)
 
     def gradient(form):
         def scalar(params, features, available, weights):
@@ -40,12 +40,12 @@ def programs(classes: int, norm: str):
         return jax.jit(jax.grad(scalar, argnums=(0, 1)))
 
     shape = (BATCH, len(MODALITIES), HEIGHT, WIDTH)
-    params = jax.jit(fusion.init)(jax.random.key(classes), jnp.zeros((*shape, CHANNELS)), jnp.ones(shape, bool))["params"]
+    params = jax.jit(fusion.init)(jax.random.key(classes), jnp.zeros((*shape, channels)), jnp.ones(shape, bool))["params"]
     return params, jax.jit(fast), jax.jit(naive), gradient(fast), gradient(naive)
 
 
-def features_of(seed: int) -> np.ndarray:
-    return np.random.default_rng(seed).normal(size=(BATCH, len(MODALITIES), HEIGHT, WIDTH, CHANNELS)).astype(np.float32)
+def features_of(seed: int, channels: int = CHANNELS) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=(BATCH, len(MODALITIES), HEIGHT, WIDTH, channels)).astype(np.float32)
 
 
 @st.composite
@@ -58,15 +58,18 @@ def masks(draw) -> np.ndarray:
     return rng.random((BATCH, len(MODALITIES), HEIGHT, WIDTH)) < share
 
 
-# With 3 classes the keys are absorbed into the queries, with 20 they are not: both associations are tested.
-@pytest.mark.parametrize(("classes", "norm"), [(3, "softmax"), (20, "softmax"), (3, "none")])
+# Every association of fusion.py is tested: with 3 classes the keys are absorbed into the queries, with 20 they are not; with 16 channels
+# the 60 positions outnumber them and two projections are merged, with 64 not, and with 2 heads those are so many that the mix comes first.
+@pytest.mark.parametrize(("classes", "norm", "channels", "heads"), [(3, "softmax", 16, 0), (20, "softmax", 64, 2), (3, "none", 16, 0)])
 @given(available=masks(), seed=st.integers(0, 1000))
-def test_the_cheap_form_computes_what_the_naive_form_computes(classes: int, norm: str, available: np.ndarray, seed: int) -> None:
-    params, fast, naive, fast_gradient, naive_gradient = programs(classes, norm)
-    features = features_of(seed)
+def test_the_cheap_form_computes_what_the_naive_form_computes(
+    classes: int, norm: str, channels: int, heads: int, available: np.ndarray, seed: int
+) -> None:
+    params, fast, naive, fast_gradient, naive_gradient = programs(classes, norm, channels, heads)
+    features = features_of(seed, channels)
     for got, want in zip(fast(params, features, available), naive(params, features, available), strict=True):
         np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5 * max(1.0, float(np.abs(want).max())))
-    weights = np.random.default_rng(seed + 1).normal(size=(BATCH, HEIGHT, WIDTH, CHANNELS)).astype(np.float32)
+    weights = np.random.default_rng(seed + 1).normal(size=(BATCH, HEIGHT, WIDTH, channels)).astype(np.float32)
     got, want = (g(params, features, available, weights) for g in (fast_gradient, naive_gradient))
     for (path, g), w in zip(jax.tree_util.tree_leaves_with_path(got), jax.tree.leaves(want), strict=True):
         np.testing.assert_allclose(g, w, rtol=1e-4, atol=1e-4 * max(1.0, float(np.abs(w).max())), err_msg=str(path))

@@ -212,7 +212,7 @@ def test_inspection_finds_the_papers_figures() -> None:
     )
     parts = inspect_model(potsdam, 512)["parts"]
     assert parts["fusion"]["parameters"] == 4_790_272
-    assert 4.0e9 < parts["fusion"]["multiply_adds"] <= 7.0e9
+    assert 4.0e9 < parts["fusion"]["multiply_adds"] <= 5.0e9
     assert parts["encoder"]["parameters"] == 24_849_856
     # 4.0 G for one 224 x 224 image in table 1 of arXiv 2106.13797; three images of 512 x 512 are 15.7 times the pixels, attention more.
     assert parts["encoder"]["multiply_adds"] > 15.7 * 3.8e9

@@ -1,7 +1,7 @@
-"""Windows of rasters on the label's grid: pixels, and where there are any.
+"""Windows of rasters on a grid, a label's or a scene's: pixels, and where there are any.
 
-A sensor may differ from the label in resolution, extent and CRS; it is warped window by window, so that memory depends
-on the tile and not on the scene, and nothing is copied to disk.
+A sensor may differ from the grid in resolution, extent and CRS; it is warped window by window, so that memory depends
+on the window and not on the scene, and nothing is copied to disk.
 """
 
 from __future__ import annotations
@@ -9,16 +9,20 @@ from __future__ import annotations
 import logging
 import warnings
 from collections import OrderedDict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import rasterio
+from affine import Affine
+from rasterio.crs import CRS
 from rasterio.enums import ColorInterp, MaskFlags, Resampling
 from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader
 from rasterio.warp import reproject, transform
 from rasterio.windows import Window
+from rasterio.windows import transform as window_transform
 
 from sgma_jax.errors import InputError
 
@@ -27,10 +31,23 @@ OPEN_FILES = 64
 CACHE_MB = 256
 """Decoded blocks that GDAL keeps, per process. Left to itself it would take a share of the machine's memory, which others may need."""
 COARSER = 1.5
-"""A source with more pixels than this per pixel of the label is averaged, otherwise interpolated."""
+"""A source with more pixels than this per pixel of the grid is averaged, otherwise interpolated."""
+LARGEST_SOURCE = 2**24
+"""Pixels of a source that are warped at once; a window that needs more, because the source is much finer, is warped in parts."""
 
 # rasterio logs what it also raises; the user gets one line.
 logging.getLogger("rasterio").addHandler(logging.NullHandler())
+
+
+class Grid(NamedTuple):
+    """Rows and columns of pixels, and where they lie."""
+
+    crs: CRS | None
+    """None where nothing is known but rows and columns."""
+    transform: Affine
+    """From (column, row) to coordinates."""
+    height: int
+    width: int
 
 
 class Box(NamedTuple):
@@ -48,12 +65,12 @@ class Rasters:
     """
 
     def __init__(self) -> None:
-        self._open: OrderedDict[Path, DatasetReader] = OrderedDict()
+        self._open: OrderedDict[Path | str, DatasetReader] = OrderedDict()
 
     def __reduce__(self) -> tuple[type[Rasters], tuple[()]]:
         return Rasters, ()
 
-    def open(self, path: Path) -> DatasetReader:
+    def open(self, path: Path | str) -> DatasetReader:
         """The open file; it stays open until many others were."""
         if path in self._open:
             self._open.move_to_end(path)
@@ -75,7 +92,7 @@ class Rasters:
         while self._open:
             self._open.popitem()[1].close()
 
-    def bands(self, path: Path) -> list[int]:
+    def bands(self, path: Path | str) -> list[int]:
         """Numbers of the bands that hold data: all but the alpha band."""
         dataset = self.open(path)
         return [i for i, meaning in zip(dataset.indexes, dataset.colorinterp, strict=True) if meaning != ColorInterp.alpha]
@@ -94,9 +111,12 @@ class Rasters:
             )
         if image.crs != grid.crs or not same_size:
             return False
-        offset = np.linalg.inv(_matrix(grid)) @ _matrix(image) - np.eye(3)
-        # In pixels at the far corner.
-        return bool(np.abs(offset * (grid.width, grid.height, 1)).max() < 0.01)
+        return _shift(image, self.grid(label)) == (0, 0)
+
+    def grid(self, path: Path | str) -> Grid:
+        """The raster's own grid."""
+        dataset = self.open(path)
+        return Grid(dataset.crs, dataset.transform, dataset.height, dataset.width)
 
     def plain(self, path: Path, box: Box, band: int = 1) -> np.ndarray:
         """One band where the box and the raster overlap, as stored (for labels)."""
@@ -115,26 +135,45 @@ class Rasters:
     def image(self, path: Path, label: Path, box: Box) -> tuple[np.ndarray, np.ndarray]:
         """Pixels [side, side, bands] in the raster's own type, 0 where there are none, and availability [side, side]."""
         bands = self.bands(path)
-        dtype = np.dtype(self.open(path).dtypes[bands[0] - 1])
-        pixels = np.zeros((box.side, box.side, len(bands)), dtype)
+        pixels = np.zeros((box.side, box.side, len(bands)), self.open(path).dtypes[bands[0] - 1])
         available = np.zeros((box.side, box.side), bool)
-        grid = self.open(label)
+        grid = self.grid(label)
         height, width = min(box.side, grid.height - box.row), min(box.side, grid.width - box.column)
-        if self.is_aligned(path, label):
-            values, valid = self._pixels(path, Window(box.column, box.row, width, height))
-        else:
-            values, valid = self._warped(path, label, Window(box.column, box.row, width, height), dtype)
+        self.is_aligned(path, label)  # raises where nothing says how the two lie
+        values, valid = self.on_grid(path, grid, Window(box.column, box.row, width, height))
         available[:height, :width] = valid
-        pixels[:height, :width] = np.where(valid[..., None], np.moveaxis(values, 0, -1), np.zeros((), dtype))
+        pixels[:height, :width] = np.moveaxis(values, 0, -1)
         return pixels, available
 
-    def _pixels(self, path: Path, window: Window) -> tuple[np.ndarray, np.ndarray]:
+    def on_grid(self, path: Path | str, grid: Grid, window: Window, bands: Sequence[int] = ()) -> tuple[np.ndarray, np.ndarray]:
+        """Values [bands, rows, columns] of a window of the grid in the raster's own type, 0 where there are none, and availability [rows, columns].
+
+        `bands` are numbers from 1, all but the alpha band if none is named. Where the raster has the grid's pixels they are taken as they
+        are, otherwise warped. A raster without a place lies with its first pixel on the grid's first.
+        """
+        image, bands = self.open(path), list(bands) or self.bands(path)
+        rows, columns = int(window.height), int(window.width)
+        values = np.zeros((len(bands), rows, columns), image.dtypes[bands[0] - 1])
+        valid = np.zeros((rows, columns), bool)
+        shift = (0, 0) if image.crs is None or grid.crs is None else _shift(image, grid)
+        if shift is None:
+            return self._warped(path, bands, grid, window)
+        first_row, first_column = int(window.row_off) - shift[0], int(window.col_off) - shift[1]
+        top, left = max(0, first_row), max(0, first_column)
+        bottom, right = min(image.height, first_row + rows), min(image.width, first_column + columns)
+        if top < bottom and left < right:
+            inside = (slice(top - first_row, bottom - first_row), slice(left - first_column, right - first_column))
+            read, valid[inside] = self._pixels(path, bands, Window(left, top, right - left, bottom - top))
+            values[:, *inside] = np.where(valid[inside], read, np.zeros((), values.dtype))
+        return values, valid
+
+    def _pixels(self, path: Path | str, bands: list[int], window: Window) -> tuple[np.ndarray, np.ndarray]:
         """Values [bands, rows, columns] of the raster's own pixels, and where they are data: nodata, mask, alpha and NaN are not."""
-        dataset, bands = self.open(path), self.bands(path)
+        dataset = self.open(path)
         values = self._read(path, bands, window)
         valid = np.isfinite(values).all(0)
         # GDAL takes an alpha band of some types for data, so it is read as the band that it is.
-        for band in set(dataset.indexes) - set(bands):
+        for band in set(dataset.indexes) - set(self.bands(path)):
             valid &= self._read(path, band, window) > 0
         if MaskFlags.per_dataset in dataset.mask_flag_enums[bands[0] - 1]:
             valid &= self._read(path, bands[0], window, mask=True) > 0
@@ -147,23 +186,26 @@ class Rasters:
             valid &= ~(missing.all(0) if nodata == 0 else missing.any(0))
         return values, valid
 
-    def _warped(self, path: Path, label: Path, window: Window, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
-        image, grid = self.open(path), self.open(label)
-        shape = (int(window.height), int(window.width))
-        count = len(self.bands(path))
+    def _warped(self, path: Path | str, bands: list[int], grid: Grid, window: Window) -> tuple[np.ndarray, np.ndarray]:
+        image = self.open(path)
+        dtype, shape = np.dtype(image.dtypes[bands[0] - 1]), (int(window.height), int(window.width))
         source = self._source_window(image, grid, window)
         if source is None:
-            return np.zeros((count, *shape), dtype), np.zeros(shape, bool)
-        values, valid = self._pixels(path, source)
+            return np.zeros((len(bands), *shape), dtype), np.zeros(shape, bool)
+        if source.width * source.height > LARGEST_SOURCE and max(shape) > 1:
+            parts = [self._warped(path, bands, grid, part) for part in _halves(window)]
+            axis = 1 if shape[0] >= shape[1] else 2
+            return np.concatenate([p[0] for p in parts], axis), np.concatenate([p[1] for p in parts], axis - 1)
+        values, valid = self._pixels(path, bands, source)
         density = max(source.width / window.width, source.height / window.height)
         place = {
             "src_transform": image.window_transform(source),
             "src_crs": image.crs,
-            "dst_transform": grid.window_transform(window),
+            "dst_transform": window_transform(window, grid.transform),
             "dst_crs": grid.crs,
         }
         # Holes become NaN in every band, which the warper leaves out of its means.
-        warped = np.full((count, *shape), np.nan)
+        warped = np.full((len(bands), *shape), np.nan)
         reproject(
             np.where(valid, values.astype(np.float64), np.nan),
             warped,
@@ -182,8 +224,8 @@ class Rasters:
         return warped.astype(dtype), available
 
     @staticmethod
-    def _source_window(image: DatasetReader, grid: DatasetReader, window: Window) -> Window | None:
-        """The pixels of a raster that a window of the label's grid needs; None where they do not touch."""
+    def _source_window(image: DatasetReader, grid: Grid, window: Window) -> Window | None:
+        """The pixels of a raster that a window of the grid needs; None where they do not touch."""
         edge = np.linspace(0.0, 1.0, 17)
         across = np.concatenate((edge, edge, np.zeros(17), np.ones(17))) * window.width + window.col_off
         down = np.concatenate((np.zeros(17), np.ones(17), edge, edge)) * window.height + window.row_off
@@ -198,7 +240,7 @@ class Rasters:
         right, bottom = min(image.width, int(columns.max() + margin) + 1), min(image.height, int(rows.max() + margin) + 1)
         return Window(left, top, right - left, bottom - top) if right > left and bottom > top else None
 
-    def _read(self, path: Path, bands: int | list[int], window: Window, mask: bool = False) -> np.ndarray:
+    def _read(self, path: Path | str, bands: int | list[int], window: Window, mask: bool = False) -> np.ndarray:
         dataset = self.open(path)
         try:
             with rasterio.Env(GDAL_CACHEMAX=CACHE_MB):
@@ -209,7 +251,39 @@ class Rasters:
         return values
 
 
-def _matrix(dataset: DatasetReader) -> np.ndarray:
+def decibels(values: np.ndarray, available: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """10 log10 of intensities [..., bands] as float32, and where they are: values of 0 and less become not available."""
+    positive = available & (values > 0).all(-1)
+    return (10 * np.log10(np.where(positive[..., None], values, 1).astype(np.float64))).astype(np.float32), positive
+
+
+def _shift(image: DatasetReader, grid: Grid) -> tuple[int, int] | None:
+    """Row and column of the grid at which the raster's first pixel lies; None where its pixels are not the grid's."""
+    if image.crs != grid.crs:
+        return None
+    place = np.linalg.inv(_matrix(grid)) @ _matrix(image)
+    column, row = round(place[0, 2]), round(place[1, 2])
+    # In pixels at the far corner.
+    offset = (place - ((1, 0, column), (0, 1, row), (0, 0, 1))) * (image.width, image.height, 1)
+    return (row, column) if np.abs(offset).max() < 0.01 else None
+
+
+def _halves(window: Window) -> tuple[Window, Window]:
+    """The window in two, along its longer side."""
+    if window.height >= window.width:
+        first = int(window.height) // 2
+        return (
+            Window(window.col_off, window.row_off, window.width, first),
+            Window(window.col_off, window.row_off + first, window.width, window.height - first),
+        )
+    first = int(window.width) // 2
+    return (
+        Window(window.col_off, window.row_off, first, window.height),
+        Window(window.col_off + first, window.row_off, window.width - first, window.height),
+    )
+
+
+def _matrix(dataset: DatasetReader | Grid) -> np.ndarray:
     """3 x 3 matrix from (column, row, 1) to coordinates."""
     return np.array(dataset.transform, np.float64).reshape(3, 3)
 

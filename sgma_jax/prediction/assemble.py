@@ -1,0 +1,91 @@
+"""From the parts of a map to its files: what ends a prediction, and joins the shards of several hosts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rasterio.crs import CRS
+from rasterio.transform import Affine
+
+from sgma_jax.data.rasters import Grid
+from sgma_jax.errors import InputError
+from sgma_jax.prediction.geotiff import write_geotiff
+from sgma_jax.prediction.layers import layers_from_json
+from sgma_jax.prediction.options import PredictOptions
+from sgma_jax.prediction.parts import Parts, read_parts
+from sgma_jax.prediction.polygons import polygon_files, write_polygons
+from sgma_jax.prediction.windows import Tiling
+from sgma_jax.structs import IGNORE
+
+
+def grid_to_json(grid: Grid) -> dict[str, Any]:
+    """A grid as the journal has it."""
+    return {"crs": grid.crs.to_wkt() if grid.crs else None, "transform": list(grid.transform)[:6], "height": grid.height, "width": grid.width}
+
+
+def assemble(parts: Parts, out: Path, options: PredictOptions) -> list[Path]:
+    """Write all files of a map from its parts, and remove these; what was written, the map first. InputError where parts are missing."""
+    journal = parts.journal
+    fields = journal["grid"]
+    grid = Grid(CRS.from_wkt(fields["crs"]) if fields["crs"] else None, Affine(*fields["transform"]), fields["height"], fields["width"])
+    layers = layers_from_json(journal["layers"])
+    tiling = Tiling(grid.height, grid.width, journal["window"], journal["overlap"])
+    if missing := [unit for unit in range(tiling.rows) if unit not in parts]:
+        raise InputError(
+            f"{parts.folder} has {tiling.rows - len(missing)} of {tiling.rows} rows of windows; the first that is missing is {missing[0]}. "
+            "Run the missing shard, with --resume where it was stopped."
+        )
+
+    def rows(name: str) -> Iterator[np.ndarray]:
+        return (parts.read(unit)[name] for unit in range(tiling.rows))
+
+    tags = {"software": "sgma_jax", "classes": ",".join(layers.classes), "sensors": ",".join(layers.sensors), **journal["tags"]}
+    written = []
+    if options.probabilities:
+        bands = [(f"probability {name}", {"class": name}) for name in layers.classes]
+        write_geotiff(
+            options.probabilities, grid, rows("probabilities"), dtype="float32", nodata=np.nan, bands=bands, tags=tags, cog=options.cog,
+            overviews="AVERAGE",
+        )  # fmt: skip
+        written.append(options.probabilities)
+    for code, path in polygon_files(options.polygons, layers.classes):
+        write_polygons(path, (r[0] == code for r in rows("map")), grid, layers.classes[code], code)
+        written.append(path)
+    # Last, so that who finds the map finds the rest.
+    write_geotiff(out, grid, rows("map"), dtype="uint8", nodata=IGNORE, bands=layers.bands(), tags=tags, colours=layers.palette, cog=options.cog)
+    parts.remove()
+    return [out, *written]
+
+
+def merge_shards(out: Path, options: PredictOptions) -> list[Path]:
+    """Join what `predict_scene` with `shard` left beside `out`, on a file system that all hosts see: the same bytes as one host's.
+
+    Of the options only those about files count. InputError where a shard is missing.
+    """
+    check_outputs(out, options)
+    parts = read_parts(out)
+    if bool(options.probabilities) != layers_from_json(parts.journal["layers"]).probabilities:
+        raise InputError("--probabilities must be given to every shard and to --merge, or to none.")
+    return assemble(parts, out, options)
+
+
+def check_outputs(out: Path, options: PredictOptions) -> None:
+    """Raise InputError where a file could not be put in its place, before anything is computed."""
+    for flag, path in (
+        ("--out", out),
+        ("--probabilities", options.probabilities),
+        *(("--polygons", Path(p.split("=")[-1])) for p in options.polygons),
+    ):
+        if path is None:
+            continue
+        if not path.parent.is_dir():
+            raise InputError(f"{flag} is {path}: the folder {path.parent} does not exist. Create it, or choose another.")
+        if path.is_dir():
+            raise InputError(f"{flag} is {path}, which is a folder; give a file.")
+        if path.exists() and not options.overwrite:
+            raise InputError(f"{flag} is {path}, which exists already. Choose another, or replace it with --overwrite.")
+        if flag != "--polygons" and path.suffix.lower() not in (".tif", ".tiff"):
+            raise InputError(f"{flag} is {path}; give a file that ends in .tif.")

@@ -1,0 +1,125 @@
+"""The grid of a map: that of a sensor's files, or one that is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from rasterio.crs import CRS
+from rasterio.errors import CRSError, RasterioError
+from rasterio.transform import Affine, from_origin
+from rasterio.warp import calculate_default_transform, transform_bounds
+from rasterio.windows import Window
+
+from sgma_jax.data.rasters import Grid, Rasters
+from sgma_jax.errors import InputError
+
+File = Path | str
+"""A file, or an address that GDAL reads."""
+
+
+def reference_grid(
+    rasters: Rasters,
+    sensors: Mapping[str, Sequence[File]],
+    reference: str,
+    crs: str = "",
+    resolution: tuple[float, float] | None = None,
+    bounds: tuple[float, float, float, float] | None = None,
+) -> Grid:
+    """The grid of the named sensor (of all its files together), or the one that the other arguments ask for.
+
+    `resolution` (x, y) and `bounds` (left, bottom, right, top) are in units of `crs`, by default the named sensor's.
+    InputError where files cannot be laid over each other because they state no CRS.
+    """
+    grids = [(file, rasters.grid(file)) for files in sensors.values() for file in files]
+    first, grid = next((f, g) for f, g in grids if f in sensors[reference])
+    if crs or resolution or bounds or len({g.crs is None for _, g in grids}) > 1 or grid.crs is None:
+        _check_places(first, grids, bool(crs or resolution or bounds))
+    if grid.crs is not None and len(sensors[reference]) > 1:
+        grid = _union(grid, [g for f, g in grids if f in sensors[reference]])
+    if not (crs or resolution or bounds):
+        return grid
+    assert grid.crs is not None  # _check_places
+    try:
+        target = CRS.from_user_input(crs) if crs else grid.crs
+    except CRSError as error:
+        raise InputError(f"--crs is {crs!r}, which is no coordinate reference system ({error}). Give one such as EPSG:32632.") from error
+    if target != grid.crs or grid.transform.b or grid.transform.d:
+        left, bottom, right, top = _bounds(grid)
+        transform, _, _ = calculate_default_transform(grid.crs, target, grid.width, grid.height, left=left, bottom=bottom, right=right, top=top)
+        pixel = (abs(transform.a), abs(transform.e))
+    else:
+        pixel = (abs(grid.transform.a), abs(grid.transform.e))
+    x, y = resolution or pixel
+    if not (np.isfinite((x, y)).all() and x > 0 and y > 0):
+        raise InputError(f"--resolution is {x} {y}; give the positive width and height of a pixel in units of the CRS.")
+    left, bottom, right, top = bounds or transform_bounds(grid.crs, target, *_bounds(grid))
+    if not (np.isfinite((left, bottom, right, top)).all() and left < right and bottom < top):
+        raise InputError(f"--bounds is {left} {bottom} {right} {top}; give left, bottom, right, top in units of the CRS, as gdalwarp -te does.")
+    # A raster's edge must not cost a row because of rounding.
+    return Grid(
+        target, from_origin(left, top, x, y), max(1, int(np.ceil((top - bottom) / y - 1e-6))), max(1, int(np.ceil((right - left) / x - 1e-6)))
+    )
+
+
+def _check_places(first: File, grids: Sequence[tuple[File, Grid]], needed: bool) -> None:
+    """Raise InputError where files without a CRS cannot be laid over the others."""
+    size = next(g for f, g in grids if f == first)
+    for file, grid in grids:
+        if grid.crs is None and (needed or size.crs is not None or (grid.height, grid.width) != (size.height, size.width)):
+            raise InputError(
+                f"{file} states no CRS, so it cannot be laid over a grid with one or of another size ({first}). "
+                "Write the CRS into it (gdal_edit.py -a_srs EPSG:...), or resample it to the same rows and columns."
+            )
+        if grid.crs is not None and size.crs is None:
+            raise InputError(f"{first} states no CRS, but {file} does. Write the CRS into it (gdal_edit.py -a_srs EPSG:...).")
+
+
+def _bounds(grid: Grid) -> tuple[float, float, float, float]:
+    """Left, bottom, right, top of all four corners."""
+    x, y = _corners(grid, 0, 0, grid.height, grid.width)
+    return float(x.min()), float(y.min()), float(x.max()), float(y.max())
+
+
+def _corners(grid: Grid, top: float, left: float, bottom: float, right: float) -> tuple[np.ndarray, np.ndarray]:
+    columns, rows = np.array([left, right, left, right]), np.array([top, top, bottom, bottom])
+    t = grid.transform
+    return t.a * columns + t.b * rows + t.c, t.d * columns + t.e * rows + t.f
+
+
+def _union(grid: Grid, others: Sequence[Grid]) -> Grid:
+    """The first grid, extended over the others."""
+    boxes = np.array([_on(grid, other) for other in others])
+    top, left = np.floor(boxes[:, :2].min(0) + 1e-3).astype(int)
+    bottom, right = np.ceil(boxes[:, 2:].max(0) - 1e-3).astype(int)
+    t = grid.transform
+    moved = Affine(t.a, t.b, t.a * left + t.b * top + t.c, t.d, t.e, t.d * left + t.e * top + t.f)
+    return Grid(grid.crs, moved, int(bottom - top), int(right - left))
+
+
+def _on(grid: Grid, other: Grid) -> tuple[float, float, float, float]:
+    """First row and column, last row and column of another grid's extent, in this grid's pixels; infinite where it cannot be said."""
+    if grid.crs is None or other.crs is None:
+        return 0.0, 0.0, other.height, other.width
+    try:
+        left, bottom, right, top = transform_bounds(other.crs, grid.crs, *_bounds(other))
+    except (RasterioError, CRSError):
+        left, bottom, right, top = (np.nan,) * 4
+    if not np.isfinite((left, bottom, right, top)).all():
+        return -np.inf, -np.inf, np.inf, np.inf
+    inverse = np.linalg.inv(np.array(grid.transform, np.float64).reshape(3, 3))
+    columns, rows, _ = inverse @ ((left, right, left, right), (top, top, bottom, bottom), np.ones(4))
+    return rows.min(), columns.min(), rows.max(), columns.max()
+
+
+def extent_on(grid: Grid, other: Grid) -> tuple[float, float, float, float]:
+    """Rows and columns (first row, first column, last row, last column) of a grid that another may touch."""
+    top, left, bottom, right = _on(grid, other)
+    return top - 2, left - 2, bottom + 2, right + 2
+
+
+def touches(extent: tuple[float, float, float, float], window: Window) -> bool:
+    """Whether an extent and a window share a pixel."""
+    top, left, bottom, right = extent
+    return bool(top < window.row_off + window.height and bottom > window.row_off and left < window.col_off + window.width and right > window.col_off)

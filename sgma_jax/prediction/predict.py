@@ -1,0 +1,201 @@
+"""From a run and the files of its sensors to a map on disk, in bounded memory."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from sgma_jax.data.rasters import CACHE_MB, Rasters
+from sgma_jax.errors import InputError
+from sgma_jax.prediction.assemble import assemble, check_outputs, grid_to_json
+from sgma_jax.prediction.assemble import merge_shards as merge_shards
+from sgma_jax.prediction.grids import File, reference_grid
+from sgma_jax.prediction.layers import Layers, choose_layers
+from sgma_jax.prediction.model import Run
+from sgma_jax.prediction.options import PredictOptions, bands_of, memory_bytes, shard_of
+from sgma_jax.prediction.parts import Parts, open_parts
+from sgma_jax.prediction.pipeline import WAITING, Place, answer_windows
+from sgma_jax.prediction.polygons import polygon_files
+from sgma_jax.prediction.scene import Scene, Sensor, check_files, list_files
+from sgma_jax.prediction.windows import CELL, Answers, Blender, Tiling, WindowModel
+from sgma_jax.reporting.progress import Progress
+
+
+def predict_scene(
+    run: Path | str | Run,
+    sensors: Mapping[str, File | Sequence[File]],
+    out: Path | str,
+    options: PredictOptions = PredictOptions(),  # noqa: B008 (frozen)
+) -> list[Path]:
+    """Predict a scene from any non-empty subset of a run's sensors, each a file, a folder of tiles or several files; returns what was written.
+
+    The map `out` is a GeoTIFF on the grid of the first sensor, or on the one that `options` ask for: band 1 the class, 255 where no
+    sensor has a pixel. Files appear under their names when they are whole. With `options.shard` nothing is written but this shard's
+    parts, and `merge_shards` ends it. Raises InputError, before anything is computed, for what cannot be read, placed or written.
+    """
+    out = Path(out)
+    run = run if isinstance(run, Run) else Run(Path(run))
+    names = run.check_sensors(tuple(sensors))
+    check_outputs(out, options)
+    polygon_files(options.polygons, run.config.data.classes)
+    with open_scene(run, {n: sensors[n] for n in sensors}, options) as scene:
+        model = run.windows(names, options.window or default_window(run), options.batch, options.robustness)
+        return write_scene(model, scene, out, options)
+
+
+@contextlib.contextmanager
+def open_scene(run: Run, sensors: Mapping[str, File | Sequence[File]], options: PredictOptions) -> Iterator[Scene]:
+    """The files of the sensors on the grid that is asked for, checked; InputError names the file that does not fit."""
+    names, bands = run.check_sensors(tuple(sensors)), bands_of(options.bands)
+    for flag, given in (("--bands", bands), ("--log-sensors", options.log_sensors), ("--grid", (options.grid,) if options.grid else ())):
+        if unknown := [name for name in given if name not in names]:
+            raise InputError(f"{flag} names {unknown[0]!r}, which is not among the sensors given, {', '.join(names)}.")
+    modalities = {m.name: m for m in run.schema.schema.modalities}
+    logs = {*run.schema.log_sensors, *options.log_sensors}
+    found = []
+    with contextlib.closing(Rasters()) as rasters:
+        for name in names:
+            files = sensors[name]
+            listed = list_files(name, [files] if isinstance(files, File) else files)
+            sensor = Sensor(modalities[name], listed, bands.get(name, ()), name in logs)
+            check_files(rasters, sensor)
+            found.append(sensor)
+        reference = options.grid or next(iter(sensors))
+        grid = reference_grid(rasters, {s.modality.name: s.files for s in found}, reference, options.crs, options.resolution, options.bounds)
+        scene = Scene(found, grid)
+    try:
+        yield scene
+    finally:
+        scene.close()
+
+
+def default_window(run: Run) -> int:
+    """[C] The crop that it was trained on, up to a multiple of 32."""
+    return -(-run.config.data.crop // CELL) * CELL
+
+
+def default_overlap(window: int) -> int:
+    """[C] A quarter of the window, in multiples of 32."""
+    return min(max(window // 4 // CELL, 1), window // 2 // CELL) * CELL
+
+
+def write_scene(model: WindowModel, scene: Scene, out: Path, options: PredictOptions) -> list[Path]:
+    """Have a model answer the windows of a scene and write the map; returns the files written, none for a shard."""
+    overlap = options.overlap if options.overlap >= 0 else default_overlap(model.window)
+    tiling = Tiling(scene.grid.height, scene.grid.width, model.window, overlap)
+    layers = choose_layers(model.labels, options)
+    number, count = shard_of(options.shard)
+    units = range(tiling.rows * number // count, tiling.rows * (number + 1) // count)
+    strip = strip_rows(tiling, layers, memory_bytes(options.memory) if options.memory else 0, len(units))
+    journal = {
+        "model": model.identity,
+        "files": {s.modality.name: [_identity(f) for f in s.files] + [list(s.bands), s.log] for s in scene.sensors},
+        "grid": grid_to_json(scene.grid),
+        "window": model.window,
+        "overlap": overlap,
+        "layers": layers.to_json(),
+        "tags": {"run": str(model.identity.get("run", "")), "step": str(model.identity.get("step", "")), "version": version("sgma_jax")},
+    }
+    if len(outside := scene.outside()) == len(scene.sensors):
+        raise InputError(f"no sensor has a pixel within the map's bounds ({', '.join(outside)}); correct --bounds, --crs or the files.")
+    with open_parts(out, journal, options.resume, (number, count), units) as parts:
+        todo = [unit for unit in units if unit not in parts]
+        with Progress("windows", len(units) * tiling.columns, start=(len(units) - len(todo)) * tiling.columns) as progress:
+            progress.say(
+                f"{scene.grid.width} x {scene.grid.height} pixels, {tiling.rows} x {tiling.columns} windows of {tiling.window}, overlap {overlap}; "
+                f"strips of {strip} row(s) of windows take {blending_bytes(tiling, layers, strip) / 1e6:.0f} MB, windows on their way "
+                f"{waiting_bytes(model) / 1e6:.0f} MB and GDAL up to {CACHE_MB} MB, besides the network"
+            )
+            if outside:
+                progress.say(f"note: {', '.join(outside)} has no pixel on the map's grid; the others carry on")
+            if len(todo) < len(units):
+                progress.say(f"going on: {len(units) - len(todo)} of {len(units)} rows of windows are there")
+            work = _Work(model, scene, tiling, layers, parts, progress, (len(units) - len(todo)) * tiling.columns)
+            for first, last in _runs(todo):
+                work.compute(first, last, strip)
+        if count > 1:
+            return []
+        return assemble(parts, out, options)
+
+
+class _Work:
+    """Computes runs of units."""
+
+    def __init__(self, model: WindowModel, scene: Scene, tiling: Tiling, layers: Layers, parts: Parts, progress: Progress, done: int) -> None:
+        self.model, self.scene, self.tiling, self.layers, self.parts = model, scene, tiling, layers, parts
+        self.progress, self.done, self.start, self.began = progress, done, done, time.monotonic()
+
+    def compute(self, first: int, last: int, strip: int) -> None:
+        """Compute the units `first` to `last - 1`, `strip` of them at once; the row of windows before them is computed too, for what it shares."""
+        tiling = self.tiling
+        begin = max(first - 1, 0) if tiling.overlap else first
+        blender = Blender(tiling, len(self.layers.classes), len(self.layers.robustness), begin, strip)
+        top = begin
+
+        def take(sequence: list[tuple[Place, int | None]], answers: Answers | None) -> None:
+            nonlocal top
+            for (row, column), index in sequence:
+                if row == top + strip:
+                    blender.move_to(row)
+                    top = row
+                if index is not None and answers is not None:
+                    blender.add(row, column, answers.probabilities[index], answers.robustness[index], answers.used[index])
+                if column == tiling.columns - 1 and (row == top + strip - 1 or row == last - 1):
+                    for unit in range(max(top, first), row + 1):
+                        self.parts.write(unit, self.layers.arrays(blender.finish(unit)))
+                self.done += row >= first
+            seconds = time.monotonic() - self.began
+            self.progress.update(self.done, megapixels_per_second=(self.done - self.start) * tiling.stride**2 / 1e6 / seconds)
+
+        places = ((row, column) for row in range(begin, last) for column in range(tiling.columns))
+        answer_windows(self.model, lambda row, column: self.scene.read(tiling, row, column), places, take)
+
+
+def blending_bytes(tiling: Tiling, layers: Layers, strip: int) -> int:
+    """What the rows of windows being blended take, with the finished ones on their way to the disk."""
+    width = (tiling.columns - 1) * tiling.stride + tiling.window
+    held = ((len(layers.classes) + len(layers.robustness) + 1) * 4 + 2) * ((strip - 1) * tiling.stride + tiling.window)
+    finished = 2 * (len(layers.bands()) + 4 * len(layers.classes) * layers.probabilities) * tiling.window
+    return width * (held + finished)
+
+
+def waiting_bytes(model: WindowModel) -> int:
+    """What is read ahead, with the devices, and waiting to be blended."""
+    bands = sum(m.bands for m in model.labels.sensors)
+    pixel = 2 * (4 * bands + len(model.labels.sensors)) + WAITING * 2 * (len(model.labels.classes) + len(model.labels.layers) + 1)
+    return model.batch * model.window**2 * pixel
+
+
+def strip_rows(tiling: Tiling, layers: Layers, memory: int, rows: int) -> int:
+    """Rows of windows in a strip: as many as fit into the memory, one where nothing is said; InputError where not even one does."""
+    least = blending_bytes(tiling, layers, 1)
+    if not memory:
+        return 1
+    if memory < least:
+        raise InputError(
+            f"--memory is {memory / 1e6:.0f} MB, but one row of windows over {tiling.width} pixels takes {least / 1e6:.0f} MB. "
+            "Give that, a smaller --window, or a part of the scene with --bounds."
+        )
+    return max(1, min(rows, 1 + (memory - least) // (blending_bytes(tiling, layers, 2) - least)))
+
+
+def _runs(units: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Units in a row, as first and one behind the last."""
+    first = 0
+    for i in range(1, len(units) + 1):
+        if i == len(units) or units[i] != units[i - 1] + 1:
+            yield units[first], units[i - 1] + 1
+            first = i
+
+
+def _identity(file: File) -> list[Any]:
+    """Name, size and time of a file, by which a prediction that goes on knows it again; hosts may have it at different places."""
+    if isinstance(file, str):
+        return [file]
+    found = os.stat(file)
+    return [file.name, found.st_size, found.st_mtime_ns]

@@ -1,0 +1,161 @@
+"""A scene: the files of its sensors on one grid, read window by window."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from rasterio.windows import Window
+
+from sgma_jax.data.rasters import Grid, Rasters, decibels
+from sgma_jax.data.schema import DTYPES, Modality
+from sgma_jax.data.transforms import normalised
+from sgma_jax.errors import InputError
+from sgma_jax.prediction.grids import File, extent_on, touches
+from sgma_jax.prediction.windows import Tiling, reflect
+
+SUFFIXES = (".tif", ".tiff", ".vrt", ".jp2", ".img")
+"""What is taken from a folder of tiles."""
+
+
+class WindowData(NamedTuple):
+    """What the sensors saw in a window."""
+
+    images: dict[str, np.ndarray]
+    """Per sensor [window, window, bands] float32, normalised."""
+    available: np.ndarray
+    """[sensor, window, window] bool."""
+
+
+@dataclass(frozen=True)
+class Sensor:
+    """One sensor's files in a scene."""
+
+    modality: Modality
+    files: tuple[File, ...]
+    bands: tuple[int, ...]
+    """Numbers of the bands to take, from 1; all but alpha if empty."""
+    log: bool
+    """Whether values are intensities, which the run was trained on in decibels."""
+
+
+class Scene:
+    """Sensors on a grid; may be read by many threads at once."""
+
+    def __init__(self, sensors: Sequence[Sensor], grid: Grid) -> None:
+        self.sensors, self.grid = tuple(sensors), grid
+        self._local = threading.local()
+        self._opened: list[Rasters] = []
+        self._extents = {file: extent_on(grid, self._rasters().grid(file)) for sensor in sensors for file in sensor.files}
+
+    def read(self, tiling: Tiling, row: int, column: int) -> WindowData | None:
+        """A window of the tiling, mirrored where it reaches beyond the scene; None where no sensor has a pixel."""
+        return cut_window(tiling, row, column, [s.modality for s in self.sensors], lambda part: [self._sensor(s, part) for s in self.sensors])
+
+    def outside(self) -> list[str]:
+        """Sensors that have no pixel on the grid."""
+        whole = Window(0, 0, self.grid.width, self.grid.height)
+        return [s.modality.name for s in self.sensors if not any(touches(self._extents[file], whole) for file in s.files)]
+
+    def close(self) -> None:
+        """Close all files."""
+        for rasters in self._opened:
+            rasters.close()
+
+    def _rasters(self) -> Rasters:
+        if not hasattr(self._local, "rasters"):
+            self._local.rasters = Rasters()
+            self._opened.append(self._local.rasters)
+        rasters: Rasters = self._local.rasters
+        return rasters
+
+    def _sensor(self, sensor: Sensor, window: Window) -> tuple[np.ndarray, np.ndarray]:
+        """Values [rows, columns, bands] and availability; where files overlap the first one counts."""
+        shape = (int(window.height), int(window.width))
+        values: np.ndarray = np.zeros((*shape, sensor.modality.bands), np.float32)
+        valid = np.zeros(shape, bool)
+        for file in sensor.files:
+            if not touches(self._extents[file], window):
+                continue
+            read, seen = self._rasters().on_grid(file, self.grid, window, sensor.bands)
+            found = np.moveaxis(read, 0, -1)
+            if sensor.log:
+                found, seen = decibels(found, seen)
+            if not valid.any():
+                values, valid = found, seen
+            else:
+                values = np.where((seen & ~valid)[..., None], found, values)
+                valid = valid | seen
+            if valid.all():
+                break
+        return values, valid
+
+
+def cut_window(
+    tiling: Tiling,
+    row: int,
+    column: int,
+    sensors: Sequence[Modality],
+    read: Callable[[Window], Sequence[tuple[np.ndarray, np.ndarray]]],
+) -> WindowData | None:
+    """A window of the tiling, mirrored where it reaches beyond the scene; None where no sensor has a pixel.
+
+    `read` returns values [rows, columns, bands] and availability [rows, columns] of every sensor for a part that lies inside the scene.
+    """
+    rows = reflect(tiling.start(row), tiling.window, tiling.height)
+    columns = reflect(tiling.start(column), tiling.window, tiling.width)
+    top, left = int(rows.min()), int(columns.min())
+    parts = read(Window(left, top, int(columns.max()) + 1 - left, int(rows.max()) + 1 - top))
+    if not any(available.any() for _, available in parts):
+        return None
+    place = np.ix_(rows - top, columns - left)
+    images = {modality.name: normalised(values[place], modality) for modality, (values, _) in zip(sensors, parts, strict=True)}
+    return WindowData(images, np.stack([available[place] for _, available in parts]))
+
+
+def list_files(sensor: str, given: Sequence[File]) -> tuple[File, ...]:
+    """The rasters that a user names: files, or folders of tiles. InputError where there are none."""
+    files: list[File] = []
+    for item in given:
+        if "://" in str(item) or str(item).startswith("/vsi"):
+            files.append(item)
+        elif Path(item).is_dir():
+            found = sorted(p for p in Path(item).iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+            if not found:
+                raise InputError(f"--sensor {sensor}: the folder {item} holds no raster ({', '.join(SUFFIXES)}). Give another folder, or files.")
+            files += found
+        elif Path(item).is_file():
+            files.append(Path(item))
+        else:
+            raise InputError(f"--sensor {sensor}: the file {item} does not exist. Correct the path.")
+    if not files:
+        raise InputError(f"--sensor {sensor} names no file; give {sensor}=FILE.")
+    return tuple(files)
+
+
+def check_files(rasters: Rasters, sensor: Sensor) -> None:
+    """Open every file of a sensor; InputError where one cannot be what the run was trained on, or nothing says where it lies."""
+    modality = sensor.modality
+    for file in sensor.files:
+        dataset = rasters.open(file)
+        bands = list(sensor.bands) or rasters.bands(file)
+        if wrong := [b for b in bands if not 1 <= b <= dataset.count]:
+            raise InputError(f"{file} has {dataset.count} bands, but --bands names band {wrong[0]} of {modality.name!r}. Correct it.")
+        if len(bands) != modality.bands:
+            choice = ",".join(map(str, range(1, modality.bands + 1)))
+            raise InputError(
+                f"{file} has {len(bands)} bands, but the run's sensor {modality.name!r} has {modality.bands}. "
+                f"Choose them with --bands {modality.name}={choice}, or give the right file."
+            )
+        if (dtype := dataset.dtypes[bands[0] - 1]) not in DTYPES:
+            raise InputError(f"{file}: {modality.name!r} is of type {dtype}. Convert the raster to one of {', '.join(DTYPES)}.")
+        if dataset.crs is None and (dataset.gcps[0] or dataset.rpcs):
+            raise InputError(
+                f"{file} has ground control points or RPCs only, no grid of its own. Warp it first (gdalwarp -r bilinear -t_srs EPSG:... IN OUT)."
+            )
+        if abs(dataset.transform.determinant) == 0:
+            raise InputError(f"{file} has pixels of no size (its geotransform is singular). Correct it (gdal_edit.py -a_ullr ...).")

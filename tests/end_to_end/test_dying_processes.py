@@ -1,0 +1,50 @@
+"""One of two processes dies, hangs or is told to stop: the other ends too, and together they go on as if nothing had happened."""
+
+from __future__ import annotations
+
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from sgma_jax.checkpointing import newest_step
+from sgma_jax.reporting.metrics_log import read_metrics
+
+from .many_processes import finish, start, train
+
+STEPS, SAVE_EVERY, HEARTBEAT = 40, 4, 10
+
+
+def lines(run: Path) -> list[dict]:
+    return [{k: v for k, v in line.items() if k not in ("images_per_second", "host_wait")} for line in read_metrics(run / "metrics.jsonl")]
+
+
+@pytest.mark.slow
+def test_when_one_of_two_processes_goes_the_other_does_not_wait_for_ever(tiny_preset: Path, tiny_city: Path, tmp_path: Path) -> None:
+    arguments = [tiny_preset, "--data.path", tiny_city, "--steps", STEPS, "--evaluate-every", SAVE_EVERY, "--heartbeat-seconds", HEARTBEAT]
+    straight, run = tmp_path / "straight", tmp_path / "run"
+    train([*arguments, "--workdir", straight], processes=2)
+    waited = {}
+    for what, victim in ((signal.SIGKILL, 1), (signal.SIGSTOP, 1), (signal.SIGSTOP, 0), (signal.SIGTERM, 1)):
+        before = len(lines(run)) if (run / "metrics.jsonl").exists() else 0
+        pair = start([*arguments, "--workdir", run], processes=2)
+        deadline = time.monotonic() + 300
+        while not ((run / "metrics.jsonl").exists() and len(lines(run)) >= before + 3):
+            assert all(p.poll() is None for p in pair), finish(pair)
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        pair[victim].send_signal(what)
+        began = time.monotonic()
+        if what == signal.SIGTERM:
+            assert [status for status, _ in finish(pair)] == [0, 0]
+        else:
+            other = pair[1 - victim]
+            other.communicate(timeout=6 * HEARTBEAT + 60)
+            assert other.returncode != 0
+            finish(pair[victim : victim + 1], timeout=0.1) if what == signal.SIGKILL else pair[victim].kill()
+        waited[f"{what.name} of process {victim}"] = time.monotonic() - began
+        assert newest_step(run) is not None
+    train([*arguments, "--workdir", run], processes=2)
+    assert lines(run) == lines(straight)
+    print("\nseconds until the other process had ended:", {name: round(seconds, 1) for name, seconds in waited.items()})
