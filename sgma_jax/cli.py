@@ -22,7 +22,8 @@ from sgma_jax.errors import InputError, one_line_errors
 USAGE = """usage: sgma COMMAND ...
 
   sgma train PRESET --workdir RUN [--data.path DATA] [--FIELD VALUE ...]   train, or continue RUN where it stopped
-  sgma evaluate RUN [--split test] [--missing skip|zero] [--pictures N]    score RUN on every subset of its sensors
+  sgma evaluate RUN [--split test] [--missing skip|zero] [--pictures N]    score RUN on every subset of its sensors;
+                    [--corruptions] [--analysis]                           also while sensors fail in part; separability and robustness
   sgma predict RUN --sensor NAME=FILE [--sensor NAME=FILE ...] --out MAP   map a whole scene from any of RUN's sensors
   sgma report RUN [RUN ...] --out report.html [--scenes 3]                 one HTML page: scores, scenes with switches, curves, model card
   sgma inspect PRESET [--size 512] [--json]                                parameters and multiply-adds by part
@@ -90,6 +91,10 @@ class EvaluateArguments:
     """Split to score."""
     missing: Literal["skip", "zero"] = "skip"
     """What absent sensors are: skipped, or zeros after normalisation."""
+    corruptions: bool = False
+    """Score all sensors also while one of them fails in part: missing blocks, noise, misregistration."""
+    analysis: bool = False
+    """Measure how well classes part in each sensor's features, with and without fusion, and each sensor's robustness per class."""
     pictures: int = 0
     """Records of the split to draw, with the prediction of every subset and the robustness maps."""
     data_path: str | None = None
@@ -190,14 +195,21 @@ def evaluate(arguments: list[str]) -> None:
     """`sgma evaluate RUN`: writes RUN/evaluation/<split>.json and prints the table."""
     own = tyro.cli(EvaluateArguments, args=arguments, prog="sgma evaluate")
     _prepare_jax()
+    from sgma_jax.analysis import analyse
     from sgma_jax.checkpointing import read_config
     from sgma_jax.evaluation import evaluate_run
-    from sgma_jax.reporting.tables import print_evaluation
+    from sgma_jax.failures import evaluate_failures
+    from sgma_jax.reporting.tables import print_analysis, print_evaluation, print_failures
 
     config = read_config(own.run)
     if own.data_path:
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, path=own.data_path))
-    print_evaluation(evaluate_run(own.run, config, own.split, own.missing, own.pictures))
+    evaluation = evaluate_run(own.run, config, own.split, own.missing, own.pictures)
+    print_evaluation(evaluation)
+    if own.corruptions:
+        print_failures(evaluate_failures(own.run, config, evaluation))
+    if own.analysis:
+        print_analysis(analyse(own.run, config, evaluation))
 
 
 def predict(arguments: list[str]) -> None:

@@ -72,11 +72,49 @@ class SemanticGuidedFusionConfig:
     """Attention heads at every scale; 0 means [C] 8 where the scale has at least 64 channels, else channels / 8."""
     prototype_norm: Literal["softmax", "none"] = "softmax"
     """[C] Normalisation of the class maps over all positions before they weigh the features into prototypes."""
+    semantic_filter: Literal["shared", "separate"] = "shared"
+    """One filter for all sensors [P], or one per sensor."""
+    kernel_sizes: tuple[int, ...] = (11, 7, 3)
+    """Sides of the projectors' depthwise kernels, odd, in pixels of the scale [P]."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MeanFusionConfig:
     """The mean of the features of the available sensors: the baseline row of the paper's ablation [P]."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConcatenationFusionConfig:
+    """The features of all sensors side by side through one 1 x 1 convolution, as in M3L's linear fusion (arXiv 2304.10756)."""
+
+    absent: Literal["zero", "learned"] = "zero"
+    """What stands in for an absent sensor's features: zeros, or a vector per sensor and scale that is learned."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankedSelectionFusionConfig:
+    """After MAGIC (arXiv 2407.11344): sensors are ranked by likeness to the aggregate; the most robust and the most fragile train on their own."""
+
+    selection_loss_weight: float = 1.0
+    """[C] Weight of the cross-entropy of the selected sensors' branch."""
+    alignment_loss_weight: float = 0.1
+    """[C] Weight of the cosine distance between the other sensors and the aggregate."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FusionTokenConfig:
+    """After IMLT (arXiv 2304.11381): a learned token gathers the sensors by attention; contrast and masked reconstruction align them."""
+
+    contrast_loss_weight: float = 0.1
+    """[C] Weight of the contrastive loss between sensors."""
+    reconstruction_loss_weight: float = 0.1
+    """[C] Weight of the reconstruction of the sensors that modality dropout took."""
+    temperature: float = 0.07
+    """[C] Temperature of the contrastive loss."""
+
+
+FusionConfig = SemanticGuidedFusionConfig | MeanFusionConfig | ConcatenationFusionConfig | RankedSelectionFusionConfig | FusionTokenConfig
+"""How the sensors' features can become one map."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +125,7 @@ class ModelConfig:
     """Encoder that all sensors share [P]."""
     pretrained: str = ""
     """File of the encoder's first weights, as `sgma weights import` writes it; empty for random ones."""
-    fusion: SemanticGuidedFusionConfig | MeanFusionConfig = field(default_factory=SemanticGuidedFusionConfig)
+    fusion: FusionConfig = field(default_factory=SemanticGuidedFusionConfig)
     """How the sensors' features become one map."""
     stem: Literal["replicate", "linear"] = "replicate"
     """[C] How a sensor with other than 3 bands becomes 3: "replicate" repeats one band, "linear" learns a 1x1 projection."""
@@ -208,6 +246,15 @@ def check(config: TrainConfig) -> None:
     for name, rate in rates.items():
         if not 0.0 <= rate < 1.0:
             raise InputError(f"{name} is {rate}; it is a probability of at least 0 and below 1.")
+    fusion = config.model.fusion
+    if isinstance(fusion, SemanticGuidedFusionConfig) and not (fusion.kernel_sizes and all(size > 0 and size % 2 for size in fusion.kernel_sizes)):
+        raise InputError(f"model.fusion.kernel_sizes is {fusion.kernel_sizes}; give one or more odd sizes.")
+    if isinstance(fusion, FusionTokenConfig) and not fusion.temperature > 0.0:
+        raise InputError(f"model.fusion.temperature is {fusion.temperature}; it must be positive.")
+    if config.sampling and not isinstance(fusion, SemanticGuidedFusionConfig | MeanFusionConfig):
+        raise InputError(f"model.fusion is {type(fusion).__name__}, which cannot train a drawn sensor alone; set sampling=None in the preset.")
+    if config.space > 1 and isinstance(fusion, RankedSelectionFusionConfig | FusionTokenConfig):
+        raise InputError(f"space is {config.space}, but the losses of model.fusion ({type(fusion).__name__}) need whole images; set space to 1.")
     if not config.optimizer.peak_learning_rate > 0.0:
         raise InputError(f"optimizer.peak_learning_rate is {config.optimizer.peak_learning_rate}; it must be positive.")
     if not config.optimizer.clip_norm > 0.0:

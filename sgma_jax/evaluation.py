@@ -21,13 +21,14 @@ from sgma_jax.data.transforms import padding_like, to_sample
 from sgma_jax.distributed import compile_together, in_turn
 from sgma_jax.metrics import CALIBRATION_BINS, LEVELS_PER_BIN, Tally, confidence_histogram, confusion_matrix, evaluation_report
 from sgma_jax.modalities import subsets
-from sgma_jax.models.devices import sum_over_devices
+from sgma_jax.models.devices import sum_over_devices, sum_over_rows
 from sgma_jax.models.sgma import Sgma, initial_variables, make_model
 from sgma_jax.reporting.atomic import write_atomically
 from sgma_jax.reporting.pictures import sampling_picture, scene_picture
 from sgma_jax.reporting.progress import Progress
 from sgma_jax.reporting.provenance import provenance
-from sgma_jax.sharding import batch_specs, check_batch_size, everywhere, make_mesh, put_batch, with_sharding
+from sgma_jax.reporting.record_confusions import RecordConfusions, write_record_confusions
+from sgma_jax.sharding import batch_specs, check_batch_size, everywhere, make_mesh, put_batch, replicated, with_sharding
 from sgma_jax.structs import IGNORE, Batch, Outputs
 
 Missing = Literal["skip", "zero"]
@@ -73,11 +74,11 @@ class Evaluator:
             confidence = jax.nn.softmax(outputs.logits).max(-1)
             return Answer(jnp.where(outputs.answered, outputs.logits.argmax(-1), IGNORE), confidence, outputs.robustness)
 
-        def count(labels: Array, answered: Array, confidence: Array) -> tuple[Array, Array, Array]:
+        def count(ids: Array, labels: Array, answered: Array, confidence: Array) -> tuple[Array, ...]:
             counted = answered != IGNORE
-            matrix = confusion_matrix(labels, answered, counted, len(classes))
-            own = matrix, (labels != IGNORE).sum(), confidence_histogram(labels, answered, confidence, counted)
-            return jax.tree.map(sum_over_devices, own)
+            matrices = jax.vmap(lambda label, answer, count: confusion_matrix(label, answer, count, len(classes)))(labels, answered, counted)
+            labelled, confidences = (labels != IGNORE).sum(), confidence_histogram(labels, answered, confidence, counted)
+            return ids, sum_over_rows(matrices), sum_over_devices(labelled), sum_over_devices(confidences)
 
         batch, everywhere = batch_specs(mesh), PartitionSpec()
         pixels: Any = Answer(classes=batch.labels, confidence=batch.labels, robustness=batch.available)
@@ -85,7 +86,8 @@ class Evaluator:
         """The Answer to (variables, batch, present(subset)). As `present` is an argument, shapes alone decide what is compiled: one
         program per number of sensors."""
         self._compiled: dict[tuple[int, ...], Any] = {}
-        self._count = jax.jit(jax.shard_map(count, mesh=mesh, in_specs=(batch.labels,) * 3, out_specs=everywhere))
+        counts = jax.shard_map(count, mesh=mesh, in_specs=(batch.ids, *(batch.labels,) * 3), out_specs=(batch.ids, batch.ids, everywhere, everywhere))
+        self._count = jax.jit(counts, out_shardings=replicated(mesh))  # so that every process learns of every record
 
     def present(self, subset: tuple[str, ...]) -> np.ndarray:
         """A subset as the programs take it."""
@@ -102,22 +104,40 @@ class Evaluator:
             self._compiled[present.shape] = compile_together(self.predict, variables, batch, present)
         return self._compiled[present.shape]
 
-    def tally(self, variables: Any, batches: Iterable[Batch], progress: Callable[[int], None] = lambda done: None) -> dict[tuple[str, ...], Tally]:
-        """What is counted over the batches, per subset."""
+    def _counts(self, variables: Any, batch: Batch, subset: tuple[str, ...]) -> Any:
+        """Of a batch on the devices: ids and confusion matrices per record, labelled pixels, confidences."""
+        answer = in_turn(self._program(variables, batch, subset)(variables, batch, self.present(subset)))
+        return in_turn(self._count(batch.ids, batch.labels, answer.classes, answer.confidence))
+
+    def tally(
+        self,
+        variables: Any,
+        batches: Iterable[Batch],
+        progress: Callable[[int], None] = lambda done: None,
+        records: dict[int, dict[tuple[str, ...], np.ndarray]] | None = None,
+    ) -> dict[tuple[str, ...], Tally]:
+        """What is counted over the batches, per subset; each record's own confusion matrices go into `records`, by number and subset."""
         classes, levels = len(self.classes), CALIBRATION_BINS * LEVELS_PER_BIN
         nothing = Tally(np.zeros((classes, classes), np.int64), 0, np.zeros((levels, 2), np.int64))
         totals = dict.fromkeys(self.subsets, nothing)
         variables = everywhere(variables, self.mesh)
         for done, batch in enumerate(batches):
             placed = put_batch(batch, self.mesh)
-            counts = {}
-            for subset in self.subsets:
-                answer = in_turn(self._program(variables, placed, subset)(variables, placed, self.present(subset)))
-                counts[subset] = in_turn(self._count(placed.labels, answer.classes, answer.confidence))
-            for subset, (confusion, labelled, confidences) in counts.items():
-                totals[subset] = totals[subset].add(np.asarray(confusion), int(labelled), np.asarray(confidences))
+            counts = {s: self._counts(variables, placed, s) for s in self.subsets}
+            for subset, (ids, confusions, labelled, confidences) in counts.items():
+                matrices = np.asarray(confusions)
+                totals[subset] = totals[subset].add(matrices.sum(0, dtype=np.int64), int(labelled), np.asarray(confidences))
+                if records is not None:
+                    for number, matrix in zip(np.asarray(ids), matrices, strict=True):
+                        if number >= 0:  # else padding
+                            records.setdefault(int(number), {})[subset] = matrix
             progress(done + 1)
         return totals
+
+    def confusion(self, variables: Any, batch: Batch, subset: tuple[str, ...]) -> np.ndarray:
+        """int64 confusion matrix of one batch and one subset."""
+        _, confusions, _, _ = self._counts(variables, put_batch(batch, self.mesh), subset)
+        return np.asarray(confusions).sum(0, dtype=np.int64)
 
     def report(self, tallies: dict[tuple[str, ...], Tally], split: str) -> dict[str, Any]:
         """The evaluation as RUN/evaluation/<split>.json has it, without provenance."""
@@ -146,23 +166,31 @@ def load_run(folder: Path, config: TrainConfig, missing: Missing = "skip") -> Lo
 def evaluate_run(folder: Path, config: TrainConfig, split: str, missing: Missing, pictures: int) -> dict[str, Any]:
     """Score a run's newest checkpoint on a split; writes RUN/evaluation/<split>.json (and pictures) and returns what it says.
 
-    The file of the "zero" protocol is <split>_zero.json. Raises InputError for a folder that is no run or has no checkpoint.
+    Beside it lies <split>_records.npz, with each record's confusion matrices. The files of the "zero" protocol are <split>_zero.json and so
+    on. Raises InputError for a folder that is no run or has no checkpoint.
     """
     source = open_split(config.data, split)
     evaluator, variables, step, trained_on = load_run(folder, config, missing)
     batches = evaluation_batches(config.data, source, process=jax.process_index(), processes=jax.process_count())
     with Progress(f"evaluating {split}", -(-len(source) // config.data.evaluation_batch_size)) as progress:
-        tallies = evaluator.tally(variables, batches, progress.update)
+        records: dict[int, dict[tuple[str, ...], np.ndarray]] = {}
+        tallies = evaluator.tally(variables, batches, progress.update, records)
     report = evaluator.report(tallies, split)
     report["provenance"] = {**provenance(), "checkpoint_step": step, "manifest_hash": source.manifest_hash, "trained_on_manifest_hash": trained_on}
-    name = split if missing == "skip" else f"{split}_{missing}"
-    path = folder / "evaluation" / f"{name}.json"
-    path.parent.mkdir(exist_ok=True)
-    write_atomically(path, (json.dumps(report, indent=2) + "\n").encode())
+    ids = tuple(source.record_id(number) for number in sorted(records))
+    confusions = np.stack([np.stack([records[number][s] for s in evaluator.subsets]) for number in sorted(records)])
+    # The records first: whoever finds the scores finds these too.
+    write_record_confusions(evaluation_file(folder, split, missing, "_records.npz"), RecordConfusions(ids, tuple(evaluator.subsets), confusions))
+    write_atomically(evaluation_file(folder, split, missing), (json.dumps(report, indent=2) + "\n").encode())
     if pictures:
         draw_pictures(folder / "pictures", evaluator, variables, source, config.data, pictures)
         sampling_picture(folder / "pictures" / "training.png", folder / "metrics.jsonl")
     return report
+
+
+def evaluation_file(folder: Path, split: str, missing: Missing, what: str = ".json") -> Path:
+    """Where a run keeps what was found out about it on a split."""
+    return folder / "evaluation" / f"{split if missing == 'skip' else f'{split}_{missing}'}{what}"
 
 
 def answer_records(

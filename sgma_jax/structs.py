@@ -39,13 +39,15 @@ class Outputs(NamedTuple):
     logits: Any
     """[batch, height, width, classes] float32 of the fused branch."""
     drawn_logits: Any
-    """The same for the drawn modality alone (MAS), or None."""
+    """The same for the second branch: the drawn modality alone (MAS), or what a fusion selected; or None."""
     robustness: tuple[Any, ...]
     """Per scale [batch, modality, height, width] float32: sums to 1 over what is available, 0 elsewhere."""
     sees: tuple[Any, ...]
     """Per scale [batch, modality, height, width] bool: which modalities took part in the fused branch, position by position."""
     answered: Any
     """[batch, height, width] bool: pixels that some modality sees; elsewhere the output is "no data"."""
+    auxiliary: dict[str, Any]
+    """In training, the losses that the fusion brings itself: name -> [batch] float32, each sample's own, not yet weighted."""
 
 
 class TrainState(NamedTuple):

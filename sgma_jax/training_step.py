@@ -12,8 +12,8 @@ import optax
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
-from sgma_jax.config import TrainConfig
-from sgma_jax.losses import cross_entropy
+from sgma_jax.config import RankedSelectionFusionConfig, TrainConfig
+from sgma_jax.losses import auxiliary_weights, cross_entropy
 from sgma_jax.modalities import per_pixel
 from sgma_jax.models.devices import sum_over_devices, sum_over_rows
 from sgma_jax.models.sgma import Sgma, initial_variables, make_model
@@ -26,7 +26,7 @@ class StepReport(NamedTuple):
     """What a training step tells the host; small, and replicated on every device."""
 
     losses: dict[str, Float[Array, ""]]
-    """loss, loss_fused, loss_mas (with MAS) and gradient_norm."""
+    """loss, loss_fused, loss_mas (with MAS), those that the fusion brings itself, and gradient_norm."""
     robustness: Float[Array, "batch scale modality"]
     """As SamplingTable.update takes it, of the global batch."""
     informative: Bool[Array, "batch scale modality"]
@@ -108,6 +108,12 @@ def make_gradients(config: TrainConfig, specs: Any) -> Callable[..., Any]:
         if sampling:
             losses["loss_mas"] = cross_entropy(outputs.drawn_logits, batch.labels, drawn_available(batch), pixels[1])
             losses["loss"] += sampling.loss_weight * losses["loss_mas"]
+        if isinstance(config.model.fusion, RankedSelectionFusionConfig):
+            losses["loss_selection"] = cross_entropy(outputs.drawn_logits, batch.labels, outputs.answered, pixels[0])
+            losses["loss"] += config.model.fusion.selection_loss_weight * losses["loss_selection"]
+        for name, auxiliary_weight in auxiliary_weights(config.model.fusion).items():
+            losses[f"loss_{name}"] = outputs.auxiliary[name].sum() / config.data.batch_size  # this part's share of the mean
+            losses["loss"] += auxiliary_weight * losses[f"loss_{name}"]
         return losses["loss"], (losses, updates["batch_stats"], robustness_report(outputs))
 
     def gradients(params: Any, batch_stats: Any, step: Array, batch: Batch) -> tuple[Any, Any, dict[str, Array], Any]:

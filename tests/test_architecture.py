@@ -32,11 +32,11 @@ FLOORS = (
         "sgma_jax.data.schema",
         "sgma_jax.data.rasters",
     ),
-    ("sgma_jax.models", "sgma_jax.data.source", "sgma_jax.data.supervision", "sgma_jax.data.transforms"),
+    ("sgma_jax.models", "sgma_jax.data.corruptions", "sgma_jax.data.source", "sgma_jax.data.supervision", "sgma_jax.data.transforms"),
     ("sgma_jax.data.pipeline", "sgma_jax.optimization"),
     ("sgma_jax.checkpointing", "sgma_jax.reporting"),
     ("sgma_jax.evaluation", "sgma_jax.interop", "sgma_jax.step_reports", "sgma_jax.training_step"),
-    ("sgma_jax.training", "sgma_jax.report", "sgma_jax.prediction"),
+    ("sgma_jax.training", "sgma_jax.report", "sgma_jax.prediction", "sgma_jax.failures", "sgma_jax.analysis"),
     ("sgma_jax.cli",),
 )
 WITHOUT_JAX = (

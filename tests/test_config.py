@@ -18,11 +18,14 @@ from hypothesis import strategies as st
 from sgma_jax import config as config_module
 from sgma_jax.cli import load_preset
 from sgma_jax.config import (
+    ConcatenationFusionConfig,
     DataConfig,
+    FusionTokenConfig,
     MeanFusionConfig,
     ModelConfig,
     OptimizerConfig,
     PvtV2Config,
+    RankedSelectionFusionConfig,
     SamplingConfig,
     SemanticGuidedFusionConfig,
     TrainConfig,
@@ -35,7 +38,7 @@ from sgma_jax.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
 EXPERIMENTS = ROOT / "experiments"
-PRESETS = sorted(p for p in (*EXPERIMENTS.glob("*.py"), *EXPERIMENTS.glob("ablations/*.py")) if p.name != "__init__.py")
+PRESETS = sorted(p for folder in ("", "ablations", "baselines") for p in (EXPERIMENTS / folder).glob("*.py") if p.name != "__init__.py")
 KINDS = [k for k in vars(config_module).values() if isinstance(k, type) and dataclasses.is_dataclass(k)]
 GOOD = TrainConfig(
     name="good",
@@ -211,6 +214,23 @@ def test_a_stem_that_cannot_take_the_bands_names_both() -> None:
         check(replaced(GOOD, "data.bands", (3, 4)))
 
 
+@pytest.mark.parametrize(
+    ("fusion", "field"),
+    [
+        (SemanticGuidedFusionConfig(kernel_sizes=()), "model.fusion.kernel_sizes"),
+        (SemanticGuidedFusionConfig(kernel_sizes=(3, 4)), "model.fusion.kernel_sizes"),
+        (FusionTokenConfig(temperature=0.0), "model.fusion.temperature"),
+        (ConcatenationFusionConfig(), "sampling=None"),
+        (RankedSelectionFusionConfig(), "sampling=None"),
+        (FusionTokenConfig(), "sampling=None"),
+    ],
+    ids=str,
+)
+def test_a_fusion_that_cannot_work_is_an_input_error_that_names_the_field(fusion: Any, field: str) -> None:
+    with pytest.raises(InputError, match=field):
+        check(replaced(GOOD, "model.fusion", fusion))
+
+
 def test_every_field_of_every_configuration_has_its_sentence() -> None:
     tree = ast.parse(Path(config_module.__file__).read_text())
     classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
@@ -231,7 +251,7 @@ def test_every_preset_loads_passes_the_check_and_survives_json(path: Path) -> No
     config = load_preset(path)
     check(config)
     assert from_json(to_json(config)) == config
-    assert config.name == (path.stem if path.parent == EXPERIMENTS else f"ablation_{path.stem}")
+    assert config.name == (f"ablation_{path.stem}" if path.parent.name == "ablations" else path.stem)
 
 
 @pytest.mark.parametrize("path", PRESETS, ids=lambda p: str(p.relative_to(EXPERIMENTS)))

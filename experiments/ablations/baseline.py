@@ -7,6 +7,12 @@ Command:    sgma train experiments/ablations/baseline.py --data.path runs/demo/d
 import dataclasses
 
 from experiments.demo import config as demo
-from sgma_jax.config import MeanFusionConfig
+from sgma_jax.config import MeanFusionConfig, TrainConfig
 
-config = dataclasses.replace(demo, name="ablation_baseline", model=dataclasses.replace(demo.model, fusion=MeanFusionConfig()), sampling=None)
+
+def method(base: TrainConfig) -> TrainConfig:
+    """The base preset with mean fusion and without MAS; modality dropout stays."""
+    return dataclasses.replace(base, model=dataclasses.replace(base.model, fusion=MeanFusionConfig()), sampling=None)
+
+
+config = dataclasses.replace(method(demo), name="ablation_baseline")

@@ -7,6 +7,12 @@ Command:    sgma train experiments/ablations/mas_only.py --data.path runs/demo/d
 import dataclasses
 
 from experiments.demo import config as demo
-from sgma_jax.config import MeanFusionConfig
+from sgma_jax.config import MeanFusionConfig, TrainConfig
 
-config = dataclasses.replace(demo, name="ablation_mas_only", model=dataclasses.replace(demo.model, fusion=MeanFusionConfig()))
+
+def method(base: TrainConfig) -> TrainConfig:
+    """The base preset with mean fusion."""
+    return dataclasses.replace(base, model=dataclasses.replace(base.model, fusion=MeanFusionConfig()))
+
+
+config = dataclasses.replace(method(demo), name="ablation_mas_only")

@@ -7,5 +7,12 @@ Command:    sgma train experiments/ablations/sgf_only.py --data.path runs/demo/d
 import dataclasses
 
 from experiments.demo import config as demo
+from sgma_jax.config import TrainConfig
 
-config = dataclasses.replace(demo, name="ablation_sgf_only", sampling=None)
+
+def method(base: TrainConfig) -> TrainConfig:
+    """The base preset without MAS; modality dropout stays."""
+    return dataclasses.replace(base, sampling=None)
+
+
+config = dataclasses.replace(method(demo), name="ablation_sgf_only")

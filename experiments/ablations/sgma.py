@@ -7,5 +7,12 @@ Command:    sgma train experiments/ablations/sgma.py --data.path runs/demo/data 
 import dataclasses
 
 from experiments.demo import config as demo
+from sgma_jax.config import TrainConfig
 
-config = dataclasses.replace(demo, name="ablation_sgma")
+
+def method(base: TrainConfig) -> TrainConfig:
+    """The base preset as it is."""
+    return base
+
+
+config = dataclasses.replace(method(demo), name="ablation_sgma")

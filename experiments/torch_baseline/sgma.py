@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from experiments.torch_baseline.fusion import Fused, MeanFusion, SemanticGuidedFusion
 from experiments.torch_baseline.head import AllMlpHead, resize
 from experiments.torch_baseline.pvt_v2 import PvtV2
-from sgma_jax.config import MeanFusionConfig, PvtV2Config, TrainConfig
+from sgma_jax.config import MeanFusionConfig, PvtV2Config, SemanticGuidedFusionConfig, TrainConfig
 from sgma_jax.errors import InputError
 
 STRIDES = (4, 8, 16, 32)
@@ -52,6 +52,10 @@ class Sgma(nn.Module):
             self.stem.update({m: nn.Conv2d(b, 3, 1, bias=False) for m, b in zip(self.modalities, config.data.bands, strict=True)})
         if isinstance(model.fusion, MeanFusionConfig):
             self.fusion = nn.ModuleList(MeanFusion() for _ in STRIDES)
+        elif not isinstance(model.fusion, SemanticGuidedFusionConfig) or model.fusion != SemanticGuidedFusionConfig(
+            heads=model.fusion.heads, prototype_norm=model.fusion.prototype_norm
+        ):
+            raise InputError("the PyTorch baseline has the paper's SGF and mean fusion, and no other; give a preset with one of them.")
         else:
             self.fusion = nn.ModuleList(sgf(model.fusion, c, self.modalities, classes) for c in channels)
         self.head = AllMlpHead(channels, classes, model.head_width, model.head_dropout)

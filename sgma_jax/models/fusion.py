@@ -20,7 +20,7 @@ from sgma_jax.config import SemanticGuidedFusionConfig
 from sgma_jax.models.devices import sum_over_rows
 from sgma_jax.models.layers import Kernel, depthwise, in_chunks, linear, masked_softmax
 
-_projection_init = nn.initializers.xavier_uniform()  # [C] as PyTorch's multi-head attention
+projection_init = nn.initializers.xavier_uniform()  # [C] as PyTorch's multi-head attention
 _depthwise_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform", in_axis=(0, 1, 2), out_axis=())  # [C] as PyTorch's
 
 MANY_CHANNELS = 16
@@ -34,6 +34,8 @@ class Fused(NamedTuple):
     drawn_features: Float[Array, "batch height width channels"] | None
     """Those of the drawn modality alone, as if it were the only one (MAS)."""
     robustness: Float[Array, "batch modality height width"]
+    auxiliary: dict[str, Float[Array, " batch"]] | None = None
+    """Losses that the fusion brings itself, each sample's own."""
 
 
 def semantic_prototypes(
@@ -54,6 +56,17 @@ def semantic_prototypes(
     return sum_over_rows(prototypes.astype(jnp.float32)).astype(features.dtype)
 
 
+def default_heads(channels: int) -> int:
+    """[C] Eight attention heads, or fewer where that would leave fewer than 8 channels to a head."""
+    return 8 if channels >= 64 else channels // 8
+
+
+def equal_shares(available: Bool[Array, "batch modality height width"]) -> Float[Array, "batch modality height width"]:
+    """1 / n for each of the n modalities that a position has."""
+    shares = available.astype(jnp.float32)
+    return shares / jnp.maximum(shares.sum(1, keepdims=True), 1.0)
+
+
 def take_drawn(values: Float[Array, "batch modality height width channels"], drawn: Int[Array, " batch"]) -> Array:
     """Each sample's own modality out of the modality axis."""
     return jnp.take_along_axis(values, drawn[:, None, None, None, None], axis=1)[:, 0]
@@ -63,16 +76,18 @@ class Projector(nn.Module):
     """Modality-specific projector: the sum of three depthwise convolutions, then a pointwise one [P]; no biases [D]."""
 
     channels: int
+    sizes: tuple[int, ...] = (11, 7, 3)
 
     @nn.compact
-    def __call__(self) -> tuple[Float[Array, "11 11 channels"], Float[Array, "channels channels"]]:
-        """The two kernels that it comes down to: convolutions of one input add up as one 11 x 11 kernel does [D]."""
-        merged = jnp.zeros((11, 11, self.channels), jnp.float32)
-        for size in (11, 7, 3):
+    def __call__(self) -> tuple[Float[Array, "largest largest channels"], Float[Array, "channels channels"]]:
+        """The two kernels that it comes down to: convolutions of one input add up as one of the largest kernel does [D]."""
+        largest = max(self.sizes)
+        merged = jnp.zeros((largest, largest, self.channels), jnp.float32)
+        for size in self.sizes:
             kernel = Kernel((size, size, 1, self.channels), _depthwise_init, name=f"dw{size}")()[:, :, 0]
-            margin = (11 - size) // 2
+            margin = (largest - size) // 2
             merged = merged + jnp.pad(kernel, ((margin, margin), (margin, margin), (0, 0)))
-        point = Kernel((self.channels, self.channels), _projection_init, name="point")()
+        point = Kernel((self.channels, self.channels), projection_init, name="point")()
         return merged, point
 
 
@@ -84,7 +99,7 @@ class AttentionKernels(nn.Module):
     @nn.compact
     def __call__(self) -> dict[str, Float[Array, "channels channels"]]:
         shape = (self.channels, self.channels)
-        return {name: Kernel(shape, _projection_init, name=name)() for name in ("query", "key", "value", "out")}
+        return {name: Kernel(shape, projection_init, name=name)() for name in ("query", "key", "value", "out")}
 
 
 class SemanticGuidedFusion(nn.Module):
@@ -100,8 +115,8 @@ class SemanticGuidedFusion(nn.Module):
     """Compile without loops, for the compiler's cost analysis."""
 
     def heads(self, channels: int) -> int:
-        """[C] Eight heads, or fewer where that would leave fewer than 8 channels to a head."""
-        return self.config.heads or (8 if channels >= 64 else channels // 8)
+        """Attention heads of the scale."""
+        return self.config.heads or default_heads(channels)
 
     @nn.compact
     def __call__(
@@ -117,12 +132,12 @@ class SemanticGuidedFusion(nn.Module):
         heads = self.heads(channels)
         features = features.astype(self.dtype)
 
-        kernels = [Projector(channels, name=f"projector_{modality}")() for modality in self.modalities]
+        kernels = [Projector(channels, self.config.kernel_sizes, name=f"projector_{modality}")() for modality in self.modalities]
         depthwise_kernels, point_kernels = (jnp.stack(k).astype(self.dtype) for k in zip(*kernels, strict=True))
         if subset is not None:
             depthwise_kernels, point_kernels = depthwise_kernels[subset], point_kernels[subset]
         # [C] The filter reads the encoder's features, as the projector does; the paper's text leaves its input open.
-        filter_kernel = Kernel((channels, self.classes), _projection_init, name="semantic_filter")().astype(self.dtype)
+        filter_kernel = self._filter_kernel(channels, subset)
         spatial = {k: v.astype(self.dtype) for k, v in AttentionKernels(channels, name="spatial")().items()}
         robust = {k: v.astype(self.dtype) for k, v in AttentionKernels(channels, name="robustness")().items()}
 
@@ -134,7 +149,7 @@ class SemanticGuidedFusion(nn.Module):
         def fuse(samples: tuple[Array, Array, Array, Array | None, Array | None]) -> Fused:
             features, spread, available, drawn, drawn_available = samples
             semantic = jnp.einsum("bmhwc,mcd->bmhwd", spread, point_kernels)
-            class_maps = linear(features, filter_kernel)
+            class_maps = linear(features, filter_kernel) if filter_kernel.ndim == 2 else jnp.einsum("bmhwc,mck->bmhwk", features, filter_kernel)
             prototypes = semantic_prototypes(class_maps, semantic, available, self.config.prototype_norm)
             query = self._spatial_perceptron(prototypes, semantic, available, spatial, to_query, heads)
             weights = _robustness_weights(query, linear(semantic, robust["key"]), available, heads)
@@ -153,6 +168,14 @@ class SemanticGuidedFusion(nn.Module):
             fuse, (features, spread, available, drawn, drawn_available), math.prod(features.shape[1:4]) * widest, self.unroll
         )
         return fused_samples
+
+    def _filter_kernel(self, channels: int, subset: Array | None) -> Float[Array, "*modality channels classes"]:
+        """The class-aware filter's kernel: one [P], or one per sensor."""
+        shape = (channels, self.classes)
+        if self.config.semantic_filter == "shared":
+            return Kernel(shape, projection_init, name="semantic_filter")().astype(self.dtype)
+        kernels = jnp.stack([Kernel(shape, projection_init, name=f"semantic_filter_{modality}")() for modality in self.modalities])
+        return (kernels if subset is None else kernels[subset]).astype(self.dtype)
 
     def _spatial_perceptron(
         self, prototypes: Array, semantic: Array, available: Array, kernels: dict[str, Array], to_query: tuple[Array, ...], heads: int
@@ -193,14 +216,14 @@ def _mixed_values(
     """Sum over modalities of the projected values, each head's channels weighted by that head's weight."""
     modalities, channels, heads = semantic.shape[1], semantic.shape[-1], weights.shape[-1]
     if modalities == 1 or channels <= MANY_CHANNELS * heads:
-        return _mix(weights, linear(semantic, kernel))
+        return mix(weights, linear(semantic, kernel))
     # Mixing first spares the projection of all modalities but one [D], and costs heads x channels numbers a pixel.
     mixed = jnp.einsum("bmyxh,bmyxc->byxhc", weights.astype(semantic.dtype), semantic)
     by_head = jnp.einsum("byxhc,chw->byxhw", mixed, kernel.reshape(channels, heads, channels // heads))
     return by_head.reshape(*mixed.shape[:3], channels)
 
 
-def _mix(
+def mix(
     weights: Float[Array, "batch modality height width heads"], values: Float[Array, "batch modality height width channels"]
 ) -> Float[Array, "batch height width channels"]:
     """Sum over modalities of the values, each head's channels weighted by that head's weight."""
@@ -225,9 +248,8 @@ class MeanFusion(nn.Module):
     ) -> Fused:
         """As SemanticGuidedFusion; it has no parameters, so `subset` changes nothing."""
         del subset
-        share = available.astype(jnp.float32)
-        share = share / jnp.maximum(share.sum(1, keepdims=True), 1.0)
-        fused = _mix(share[..., None], features)
+        share = equal_shares(available)
+        fused = mix(share[..., None], features)
         drawn_fused = None
         if drawn is not None and drawn_available is not None:
             drawn_fused = jnp.where(drawn_available[..., None], take_drawn(features, drawn), jnp.zeros((), features.dtype))

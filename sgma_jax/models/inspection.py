@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,9 +22,7 @@ def inspect_model(config: TrainConfig, size: int) -> dict[str, Any]:
     """
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, dtype="float32"))
     model = make_model(config).clone(unroll=True)
-    variables = jax.eval_shape(lambda: initial_variables(config))
-    images = {m: jax.ShapeDtypeStruct((1, size, size, b), jnp.float32) for m, b in zip(config.data.modalities, config.data.bands, strict=True)}
-    available = jax.ShapeDtypeStruct((1, len(images), size, size), jnp.bool_)
+    variables, images, available = _shapes(config, size)
 
     def multiply_adds(method: Callable[..., Any], *arguments: Any) -> tuple[int, Any]:
         def run(v: Any, *a: Any) -> Any:
@@ -47,3 +46,41 @@ def inspect_model(config: TrainConfig, size: int) -> dict[str, Any]:
     total = {key: sum(p[key] for p in parts.values()) for key in ("parameters", "multiply_adds")}
     return {"name": config.name, "size": size, "modalities": list(config.data.modalities), "classes": len(config.data.classes),
             "parts": parts, "total": total}  # fmt: skip
+
+
+class SubsetCosts(NamedTuple):
+    """What one image costs when this many sensors are there."""
+
+    sensors: int
+    multiply_adds: int
+    """As `inspect_model` counts them."""
+    peak_bytes: int
+    """Parameters, image, intermediate and output arrays of the compiled program, as the compiler plans them."""
+    program: Any
+    """The compiled program: (variables, images, available, subset) -> class codes."""
+
+
+def inspect_subsets(config: TrainConfig, size: int) -> list[SubsetCosts]:
+    """Costs of one forward pass by the number of sensors present: the encoder is shared, so which ones matters to the stem only."""
+    model = make_model(config)
+    variables, images, available = _shapes(config, size)
+
+    def run(model: Sgma, v: Any, i: Any, a: Any, subset: Any) -> Any:
+        outputs: Any = model.apply(v, i, a, subset=subset)
+        return outputs.logits.argmax(-1)
+
+    found = []
+    for sensors in range(1, len(images) + 1):
+        shapes = (variables, images, available, jax.ShapeDtypeStruct((sensors,), jnp.int32))
+        counted: Any = jax.jit(partial(run, model.clone(unroll=True))).lower(*shapes).compile().cost_analysis()
+        program = jax.jit(partial(run, model)).lower(*shapes).compile()
+        memory: Any = program.memory_analysis()
+        planned = memory.argument_size_in_bytes + memory.temp_size_in_bytes + memory.output_size_in_bytes
+        found.append(SubsetCosts(sensors, round(counted["flops"] / 2), planned, program))
+    return found
+
+
+def _shapes(config: TrainConfig, size: int) -> tuple[Any, dict[str, Any], Any]:
+    """Variables, the images of one sample, and their availability."""
+    images = {m: jax.ShapeDtypeStruct((1, size, size, b), jnp.float32) for m, b in zip(config.data.modalities, config.data.bands, strict=True)}
+    return jax.eval_shape(lambda: initial_variables(config)), images, jax.ShapeDtypeStruct((1, len(images), size, size), jnp.bool_)

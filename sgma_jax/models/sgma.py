@@ -9,8 +9,18 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from sgma_jax.config import MeanFusionConfig, ModelConfig, PvtV2Config, ResNetConfig, TrainConfig
+from sgma_jax.config import (
+    ConcatenationFusionConfig,
+    FusionTokenConfig,
+    MeanFusionConfig,
+    ModelConfig,
+    PvtV2Config,
+    RankedSelectionFusionConfig,
+    ResNetConfig,
+    TrainConfig,
+)
 from sgma_jax.modalities import blank_unavailable, coarsen, per_pixel, refine
+from sgma_jax.models.baselines import ConcatenationFusion, ContrastAndReconstruction, FusionToken, RankedSelectionFusion
 from sgma_jax.models.fusion import Fused, MeanFusion, SemanticGuidedFusion
 from sgma_jax.models.head import AllMlpHead
 from sgma_jax.models.layers import resize
@@ -19,6 +29,8 @@ from sgma_jax.models.resnet import ResNet
 from sgma_jax.structs import Outputs
 
 STRIDES = (4, 8, 16, 32)
+CONTRASTED = 256
+"""[C] Most positions among which sensors are contrasted, which costs positions squared; the finest scale that has no more is taken."""
 
 
 class Sgma(nn.Module):
@@ -36,14 +48,23 @@ class Sgma(nn.Module):
         self.encoder = make_encoder(self.config.encoder, dtype, self.config.remat, self.unroll)
         if self.config.stem == "linear":
             self.stem = {m: nn.Dense(3, use_bias=False, dtype=dtype) for m in self.modalities}
-        fusion = self.config.fusion
-        self.fusion: list[nn.Module] = [
-            MeanFusion()
-            if isinstance(fusion, MeanFusionConfig)
-            else SemanticGuidedFusion(fusion, self.modalities, self.classes, dtype, self.config.remat, self.unroll)
-            for _ in STRIDES
-        ]
+        self.fusion: list[nn.Module] = [self.make_fusion(dtype) for _ in STRIDES]
+        if isinstance(self.config.fusion, FusionTokenConfig):
+            self.alignment = ContrastAndReconstruction(self.config.fusion, self.modalities)
         self.head = AllMlpHead(self.classes, self.config.head_width, self.config.head_dropout, dtype)
+
+    def make_fusion(self, dtype: jnp.dtype) -> nn.Module:
+        """The fusion of one scale."""
+        fusion = self.config.fusion
+        if isinstance(fusion, MeanFusionConfig):
+            return MeanFusion()
+        if isinstance(fusion, ConcatenationFusionConfig):
+            return ConcatenationFusion(fusion, self.modalities, dtype)
+        if isinstance(fusion, RankedSelectionFusionConfig):
+            return RankedSelectionFusion(dtype, self.unroll)
+        if isinstance(fusion, FusionTokenConfig):
+            return FusionToken(dtype)
+        return SemanticGuidedFusion(fusion, self.modalities, self.classes, dtype, self.config.remat, self.unroll)
 
     def __call__(
         self,
@@ -74,6 +95,9 @@ class Sgma(nn.Module):
         drawn_available = None if drawn is None else jnp.take_along_axis(available, drawn[:, None, None, None], 1)
         results, sees, drawn_sees = self.fuse(maps, fused_available, subset, drawn, drawn_available)
         fused, mask = [r.features for r in results], sees[0].any(1)
+        auxiliary = self.auxiliary(maps, results, available, sees) if train or self.is_initializing() else {}
+        if train and isinstance(self.config.fusion, RankedSelectionFusionConfig):
+            drawn_sees = mask  # what was selected is the second branch, and answers wherever the first one does
         if drawn_sees is not None:  # both branches in one batch through the head, so its normalisation sees them together [C]
             fused = [_side_by_side(r.features, jnp.asarray(r.drawn_features)) for r in results]
             mask = _side_by_side(mask, drawn_sees)
@@ -81,7 +105,8 @@ class Sgma(nn.Module):
         drawn_logits = None
         if drawn_sees is not None:
             logits, drawn_logits = logits[::2], logits[1::2]
-        return Outputs(logits, drawn_logits, tuple(r.robustness for r in results), tuple(sees), self.answers(fused_available))
+        answered = self.answers(fused_available)
+        return Outputs(logits, drawn_logits, tuple(r.robustness for r in results), tuple(sees), answered, auxiliary)
 
     def stack(self, images: dict[str, Array], available: Bool[Array, "batch modality height width"]) -> Array:
         """Every modality as three channels [batch, modality, height, width, 3], absent pixels blanked, magnified where asked for."""
@@ -122,11 +147,18 @@ class Sgma(nn.Module):
 
         sees = at_scales(available)
         drawn_sees = [None] * len(STRIDES) if drawn_available is None else [s[:, 0] for s in at_scales(drawn_available)]
-        results = [
-            fusion(features, seen, subset, drawn, drawn_seen)
-            for fusion, features, seen, drawn_seen in zip(self.fusion, maps, sees, drawn_sees, strict=True)
-        ]
+        alone = [() if drawn is None else (drawn, drawn_seen) for drawn_seen in drawn_sees]
+        results = [fusion(features, seen, subset, *own) for fusion, features, seen, own in zip(self.fusion, maps, sees, alone, strict=True)]
         return results, sees, drawn_sees[0]
+
+    def auxiliary(self, maps: list[Array], results: list[Fused], available: Bool[Array, "batch modality height width"], sees: list[Array]) -> Any:
+        """Losses that the fusion brings itself, by name, [batch]; those of a fusion at several scales are averaged over the scales."""
+        if isinstance(self.config.fusion, FusionTokenConfig):
+            scale = next((i for i, m in enumerate(maps) if m.shape[2] * m.shape[3] <= CONTRASTED), len(maps) - 1)
+            recorded = coarsen(self.magnified(available), STRIDES[scale])
+            return self.alignment(maps[scale], results[scale].features, recorded, sees[scale])
+        own = [r.auxiliary for r in results if r.auxiliary is not None]
+        return {name: sum(losses[name] for losses in own) / len(own) for name in own[0]} if own else {}
 
     def magnified(self, mask: Bool[Array, "batch modality height width"]) -> Bool[Array, "batch modality magnified_height magnified_width"]:
         """A mask at the size at which the encoder sees the images."""

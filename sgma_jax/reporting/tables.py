@@ -96,6 +96,53 @@ def _protocol(missing: str) -> str:
     return "absent sensors are skipped" if missing == "skip" else "absent sensors are zeros"
 
 
+def print_failures(found: Mapping[str, Any], console: Console | None = None) -> None:
+    """Print what `sgma evaluate --corruptions` found: mIoU of all sensors with one of them failing, a row per kind and level."""
+    table = Table(title=f"{found['split']}: mIoU of all sensors while one fails (percent)", title_justify="left", box=box.SIMPLE_HEAD)
+    table.add_column("what fails", no_wrap=True)
+    for sensor in found["modalities"]:
+        table.add_column(sensor, justify="right", no_wrap=True)
+    cells: dict[tuple[str, float], dict[str, str]] = {}
+    for row in found["failures"]:
+        cells.setdefault((row["kind"], row["level"]), {})[row["sensor"]] = percent(row["miou"])
+    table.add_row("nothing", *[percent(found["clean"])] * len(found["modalities"]))
+    table.add_row("it is missing", *(percent(found["missing_wholly"].get(sensor)) for sensor in found["modalities"]))
+    for (kind, level), row in cells.items():
+        table.add_row(f"{kind.replace('_', ' ')} {level:g}", *(row[sensor] for sensor in found["modalities"]))
+    (console or Console()).print(table)
+
+
+def print_analysis(found: Mapping[str, Any], console: Console | None = None) -> None:
+    """Print what `sgma evaluate --analysis` found: how well classes part in each sensor's features, then who is robust where."""
+    console = console or Console()
+    table = Table(title=f"{found['split']}: each sensor alone, features of the encoder > after fusion", title_justify="left", box=box.SIMPLE_HEAD)
+    for head in ("sensor", "stride", "silhouette", *(f"variance in {name}" for name in found["classes"])):
+        table.add_column(head, justify="left" if head == "sensor" else "right", no_wrap=True)
+    rows: dict[tuple[str, int], dict[str, Any]] = {}
+    for row in found["separability"]:
+        rows.setdefault((row["modality"], row["stride"]), {})[row["features"]] = row
+    for (sensor, stride), pair in rows.items():
+        before, after = pair["encoder"], pair["fused"]
+        variances = [_change(before["variance"][name], after["variance"][name]) for name in found["classes"]]
+        table.add_row(sensor, str(stride), _change(before["silhouette"], after["silhouette"]), *variances)
+    if not console.is_terminal:
+        console.width = max(console.width, PIPED_WIDTH)
+    console.print(table)
+    if found["robustness"] is None:
+        return
+    table = Table(title="mean robustness where all sensors see (percent)", title_justify="left", box=box.SIMPLE_HEAD)
+    for head in ("class", "stride", *found["modalities"]):
+        table.add_column(head, justify="left" if head == "class" else "right", no_wrap=True)
+    for name in found["classes"]:
+        for stride, by_class in found["robustness"].items():
+            table.add_row(name, stride, *(percent((by_class[name] or {}).get(sensor)) for sensor in found["modalities"]))
+    console.print(table)
+
+
+def _change(before: float | None, after: float | None) -> str:
+    return "-" if before is None or after is None else f"{before:.2f} > {after:.2f}"
+
+
 def print_dataset(manifest: Manifest, folder: Path, console: Console | None = None) -> None:
     """Print what a converted set holds: records and pixels per split, each sensor's statistics, and what its converter found."""
     console = console or Console()

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
-from sgma_jax.config import MeanFusionConfig, TrainConfig, differences
+from sgma_jax.config import FusionTokenConfig, MeanFusionConfig, SemanticGuidedFusionConfig, TrainConfig, differences
 from sgma_jax.reporting.webpage.charts import Axis, Line, line_chart, reliability_chart
 from sgma_jax.reporting.webpage.records import Run, SubsetScores
 
@@ -68,8 +68,10 @@ def summary_rows(runs: Sequence[Run]) -> list[Row]:
 
 
 def ablation_rows(runs: Sequence[Run]) -> list[AblationRow]:
-    """The runs by SGF and MAS, the baseline first, as in the paper's ablation; nothing where they do not differ in either."""
-    rows = [AblationRow(r, not isinstance(r.config.model.fusion, MeanFusionConfig), r.config.sampling is not None) for r in runs]
+    """The runs by SGF and MAS, the baseline first, as in the paper's ablation; nothing where they do not differ in either, or in another fusion."""
+    if not all(isinstance(r.config.model.fusion, SemanticGuidedFusionConfig | MeanFusionConfig) for r in runs):
+        return []
+    rows = [AblationRow(r, isinstance(r.config.model.fusion, SemanticGuidedFusionConfig), r.config.sampling is not None) for r in runs]
     if len({row[1:] for row in rows}) < 2:
         return []
     return sorted(rows, key=lambda row: (row.modality_aware_sampling, row.semantic_guided_fusion))
@@ -89,7 +91,8 @@ def besides_ablation(changes: Sequence[Difference]) -> list[str]:
 
 def fusion_note(run: Run) -> str:
     """What a reader of a run's robustness maps must know of its fusion."""
-    return "mean fusion, which counts every sensor alike" if isinstance(run.config.model.fusion, MeanFusionConfig) else ""
+    weighs = isinstance(run.config.model.fusion, SemanticGuidedFusionConfig | FusionTokenConfig)
+    return "" if weighs else "a fusion that counts every sensor alike"
 
 
 def shown_confusions(run: Run) -> list[SubsetScores]:

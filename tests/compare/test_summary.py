@@ -1,0 +1,98 @@
+"""What is written about a comparison follows from the runs' files, and from nothing else."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from experiments.compare.budget import Budget
+from experiments.compare.members import Member, members
+from experiments.compare.summary import summarise
+from experiments.compare.tables import markdown
+from experiments.demo import config as demo
+from sgma_jax.errors import InputError
+from sgma_jax.metrics import Tally, evaluation_report
+from sgma_jax.reporting.record_confusions import RecordConfusions, write_record_confusions
+
+SUBSETS = (("rgb",), ("dsm",), ("rgb", "dsm"))
+BUDGET = Budget(100, 2.0, 1.2, "two cores")
+
+
+def write_run(member: Member, skill: float, *, data: str = "same", records: int = 12) -> None:
+    """The files of a run that is right as often as its skill says."""
+    rng = np.random.default_rng(member.config.seed)
+    counts = rng.integers(5, 15, size=(records, 3, 2, 2))
+    counts = np.round(counts * np.where(np.eye(2, dtype=bool), skill, 1 - skill)).astype(np.int32)
+    tallies = {s: Tally(m, int(m.sum())) for s, m in zip(SUBSETS, counts.sum(0, dtype=np.int64), strict=True)}
+    report = evaluation_report(tallies, "test", ("rgb", "dsm"), ("a", "b"))
+    report["provenance"] = {"manifest_hash": data, "git_revision": "abc"}
+    folder = member.folder / "evaluation"
+    write_record_confusions(folder / "test_records.npz", RecordConfusions(tuple(map(str, range(records))), SUBSETS, counts))
+    (folder / "test.json").write_text(json.dumps(report))
+    lines = [{"step": 10 * i, "kind": "train", "images_per_second": 5.0, "sampling": {"rgb": 0.4, "dsm": 0.6}} for i in range(1, 8)]
+    (member.folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+@pytest.fixture
+def everything(tmp_path: Path) -> list[Member]:
+    return members({"sgma": demo, "worse": demo, "like": demo}, 2, tmp_path)
+
+
+def test_the_table_says_better_only_where_the_interval_excludes_zero(everything: list[Member]) -> None:
+    for member in everything:
+        write_run(member, 0.6 if member.method == "worse" else 0.9)
+    summary = summarise(everything, BUDGET, "test", "sgma")
+    verdicts = {(c["against"], c["measure"]): c["verdict"] for c in summary["comparisons"]}
+    assert verdicts == {("worse", "average"): "better", ("worse", "last1"): "better",
+                        ("like", "average"): "no difference shown", ("like", "last1"): "no difference shown"}  # fmt: skip
+    text = markdown(summary)
+    assert text.count("| better |") == 2
+    assert text.count("| no difference shown |") == 2
+    assert "100 steps (2 minutes of SGMA at 1.2 s a step on two cores)" in text
+    assert "rgb 40.0, dsm 60.0" in text
+    json.dumps(summary, allow_nan=False)
+
+
+def test_from_a_handful_of_tiles_nothing_is_called_better(everything: list[Member]) -> None:
+    for member in everything:
+        write_run(member, 0.6 if member.method == "worse" else 0.9, records=9)
+    summary = summarise(everything, BUDGET, "test", "sgma")
+    assert {c["verdict"] for c in summary["comparisons"]} == {"not to be said from so few tiles"}
+
+
+def test_scores_are_those_of_the_runs_own_evaluations(everything: list[Member]) -> None:
+    for member in everything:
+        write_run(member, 0.7)
+    summary = summarise(everything, BUDGET, "test", "sgma")
+    reports = [json.loads((m.folder / "evaluation" / "test.json").read_text()) for m in everything if m.method == "sgma"]
+    found = summary["methods"]["sgma"]
+    assert found["average"]["values"] == pytest.approx([r["average"] for r in reports])
+    assert found["last1"]["mean"] == pytest.approx(np.mean([r["last1"]["miou"] for r in reports]))
+    assert found["last1"]["sd"] == pytest.approx(np.std([r["last1"]["miou"] for r in reports], ddof=1))
+    assert [found["subsets"][s]["values"][0] for s in summary["subsets"]] == pytest.approx([row["miou"] for row in reports[0]["subsets"]])
+    assert found["expected"]["0.1"]["values"] == pytest.approx([r["bernoulli"]["0.1"] for r in reports])
+    assert list(found["sampling"][0]) == ["10", "30", "50", "70"]
+
+
+def test_what_is_not_done_is_listed_and_what_is_done_is_compared_over_the_seeds_that_both_have(everything: list[Member]) -> None:
+    with pytest.raises(InputError, match="no member"):
+        summarise(everything, BUDGET, "test", "sgma")
+    for member in everything:
+        if (member.method, member.seed) not in (("worse", 1), ("like", 0), ("like", 1)):
+            write_run(member, 0.8)
+    summary = summarise(everything, BUDGET, "test", "sgma")
+    assert summary["not_done"] == ["like/0", "worse/1", "like/1"]
+    assert {(c["against"], c["seeds"]) for c in summary["comparisons"]} == {("worse", 1)}
+    assert "Not done: like/0, worse/1, like/1." in markdown(summary)
+
+
+@pytest.mark.parametrize("change", [{"data": "other"}, {"records": 11}])
+def test_runs_that_were_scored_on_other_data_are_refused(everything: list[Member], change: dict[str, object]) -> None:
+    for member in everything[:2]:
+        write_run(member, 0.8)
+    write_run(everything[2], 0.8, **change)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"like/0 was scored on other data"):
+        summarise(everything, BUDGET, "test", "sgma")
