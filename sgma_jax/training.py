@@ -76,7 +76,8 @@ def _fit(
     # A run that goes on has its weights in its checkpoint, and needs the file no more.
     pretrained = read_pretrained(config.model) if config.model.pretrained and newest_step(workdir) is None else None
     prepare_run(workdir, config)
-    write_run_schema(workdir, source.schema, read_manifest(config.data.path))
+    if is_writer():
+        write_run_schema(workdir, source.schema, read_manifest(config.data.path))
 
     init, shapes = state_initializer(config, mesh)
     train_step = make_train_step(config, mesh, shapes)
@@ -103,7 +104,7 @@ def _fit(
             if is_writer():
                 write_provenance(workdir, pretrained)
     checkpoints.check_room(state)  # rather than after an hour
-    if jax.process_index() == 0:
+    if is_writer():
         log_start(workdir, start, f"{mesh.size} x {jax.devices()[0].device_kind}")
     stop = min(config.steps, stop_after or config.steps)
     epochs = config.steps * config.data.batch_size / len(source)

@@ -30,7 +30,7 @@ def start(arguments: list[object], *, processes: int = 1, devices: int = 1) -> l
     return [subprocess.Popen(c, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True) for c in each]
 
 
-def finish(started: list[subprocess.Popen[str]], timeout: float = 400) -> list[tuple[int, str]]:
+def finish(started: list[subprocess.Popen[str]], timeout: float = 570) -> list[tuple[int, str]]:
     """Exit status and stderr of each, when all have ended."""
     try:
         told = [p.communicate(timeout=timeout)[1] for p in started]

@@ -37,18 +37,30 @@ def one_of_eight(arguments: list[object], tmp_path_factory: pytest.TempPathFacto
     return run
 
 
+@pytest.mark.slow
 def test_two_processes_of_four_devices_are_one_of_eight(arguments: list[object], one_of_eight: Path, tmp_path: Path) -> None:
-    """Losses to 1e-6, evaluation to the last count; only one process writes and speaks."""
+    """Losses to 1e-6; only one process writes and speaks. What they saved goes on in one process with half the devices."""
     run = tmp_path / "two"
     said = train([*arguments, "--workdir", run, "--fsdp", 2], processes=2, devices=4)
     assert losses(run) == pytest.approx(losses(one_of_eight), rel=1e-6)
     assert len(losses(run)) == STEPS
-    assert evaluations(run) == evaluations(one_of_eight)
     assert "training records" in said[0]
     assert "training records" not in said[1]
     assert json.loads((run / "config.json").read_text()) == json.loads((one_of_eight / "config.json").read_text())
-    # Elastic: what two processes saved goes on in one, with half the devices.
     shrunk = copy_until(run, tmp_path / "shrunk", SAVED)
     (said_now,) = train([*arguments, "--workdir", shrunk], devices=4)
     assert losses(shrunk) == pytest.approx(losses(one_of_eight), rel=1e-6)
     assert "saved on 8 device(s) of 2 process(es), going on on 4 of 1" in said_now
+
+
+@pytest.mark.slow
+def test_two_processes_score_a_checkpoint_of_one_to_the_last_count_and_go_on_from_it(
+    arguments: list[object], one_of_eight: Path, tmp_path: Path
+) -> None:
+    """As if it had been killed after the save and before the scores: the same parameters are scored in two processes."""
+    run = copy_until(one_of_eight, tmp_path / "grown", SAVED)
+    lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (run / "metrics.jsonl").write_text("".join(line for line in lines if '"kind": "train"' in line and json.loads(line)["step"] <= SAVED))
+    train([*arguments, "--workdir", run, "--fsdp", 2], processes=2, devices=4)
+    assert evaluations(run)[0] == evaluations(one_of_eight)[0]
+    assert losses(run) == pytest.approx(losses(one_of_eight), rel=1e-6)
