@@ -257,7 +257,7 @@ class _Watchdog:
 
     def _again(self) -> None:
         if self._seconds:  # in C, so that it works whatever the interpreter waits for
-            faulthandler.dump_traceback_later(self._seconds, exit=True)
+            faulthandler.dump_traceback_later(self._seconds, exit=True, file=2)  # sys.stderr of a notebook has no descriptor
 
 
 class _Trace:

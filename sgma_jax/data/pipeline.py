@@ -66,7 +66,10 @@ def open_split(config: DataConfig, split: str) -> Source:
         raise InputError("data.path is not set. Convert a data set with data_prep and pass its folder with --data.path.")
     # Scores over fewer records would be other scores, so only training may do without some.
     damaged = split == "train" and config.on_bad_record == "skip"
-    check_expected(open_source(config.path, split, damaged=damaged).schema, config.modalities, config.bands, config.classes)
+    schema = open_source(config.path, split, damaged=damaged).schema
+    check_expected(schema, config.modalities, config.bands, config.classes)
+    if split == "train" and config.crop > schema.tile:
+        raise InputError(f"data.crop is {config.crop} but the tiles of {config.path} are {schema.tile} pixels; use a smaller crop or larger tiles.")
     return open_source(config.path, split, config.modalities, damaged=damaged)
 
 
@@ -78,10 +81,6 @@ def training_batches(config: DataConfig, source: Source, *, seed: int, start: in
     number of batches read is all that a resumed run has to know. A record that cannot be read raises InputError, or with
     `on_bad_record` "skip" is a sample without sensor and label, whose id is -(number + 2).
     """
-    if config.crop > source.schema.tile:
-        raise InputError(
-            f"data.crop is {config.crop} but the tiles of {config.path} are {source.schema.tile} pixels; use a smaller crop or larger tiles."
-        )
     numbered = _Numbered(source, config.on_bad_record == "skip")
     dataset = grain.MapDataset.source(numbered).seed(seed).shuffle().repeat()
     dataset = dataset.random_map(_TrainingSample(config, source)).batch(config.batch_size // processes, drop_remainder=True)
