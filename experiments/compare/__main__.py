@@ -120,6 +120,8 @@ def main() -> None:
             failed.append(f"{member.method}/{member.seed}: {wrong}")
             print(f"  failed: {wrong}", flush=True)
 
+    if len(failed) == len(everything):
+        raise InputError(f"every training failed, so there is nothing to put into a table; {failed[0]}")
     summary = {**summarise(everything, budget, arguments.split, REFERENCE), "failed": failed}
     name = "chosen" if arguments.methods else arguments.group
     text = markdown(summary)
