@@ -8,12 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from sgma_jax.checkpointing import newest_step
 from sgma_jax.reporting.metrics_log import read_metrics
 
 from .many_processes import finish, start, train
 
-STEPS, SAVE_EVERY, HEARTBEAT = 40, 4, 10
+STEPS, SAVE_EVERY, HEARTBEAT = 20, 4, 10
 
 
 def lines(run: Path) -> list[dict]:
@@ -42,9 +41,9 @@ def test_when_one_of_two_processes_goes_the_other_does_not_wait_for_ever(tiny_pr
             other = pair[1 - victim]
             other.communicate(timeout=6 * HEARTBEAT + 60)
             assert other.returncode != 0
-            finish(pair[victim : victim + 1], timeout=0.1) if what == signal.SIGKILL else pair[victim].kill()
-        waited[f"{what.name} of process {victim}"] = time.monotonic() - began
-        assert newest_step(run) is not None
+            pair[victim].kill()
+            pair[victim].communicate()
+        waited[f"{what.name} of process {victim}"] = round(time.monotonic() - began, 1)
     train([*arguments, "--workdir", run], processes=2)
     assert lines(run) == lines(straight)
-    print("\nseconds until the other process had ended:", {name: round(seconds, 1) for name, seconds in waited.items()})
+    print("\nseconds until the other process had ended:", waited)
