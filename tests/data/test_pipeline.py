@@ -169,7 +169,7 @@ def test_dropout_never_leaves_a_sample_without_a_sensor_that_its_crop_has(city_c
 @given(processes=st.sampled_from([1, 2, 4]), split=st.sampled_from(["train", "validation", "test"]), size=st.sampled_from([4, 8, 16]))
 def test_evaluation_gives_each_record_once_and_pads_for_any_number_of_processes(city: Path, processes: int, split: str, size: int) -> None:
     classes = open_source(city, split).schema.classes
-    config = DataConfig(path=str(city), modalities=("rgb", "dsm"), bands=(3, 1), classes=classes, evaluation_batch_size=size)
+    config = DataConfig(path=str(city), modalities=("rgb", "dsm"), bands=(3, 1), classes=classes, crop=32, evaluation_batch_size=size)
     source = open_split(config, split)
     shares = [list(evaluation_batches(config, source, process=p, processes=processes)) for p in range(processes)]
     assert {len(s) for s in shares} == {-(-len(source) // size)}  # every process takes part in every step, or they wait for ever
