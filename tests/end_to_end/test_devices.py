@@ -110,13 +110,11 @@ def test_a_halo_is_exchanged_once_each_way_and_convolution(trained_longer: dict[
 
 
 @pytest.mark.slow
-def test_accumulation_rematerialisation_and_sharing_go_together_and_save_memory() -> None:
-    plain = train_on("2x2x2", steps=1, timeout=600)["2x2x2"]
+def test_accumulation_rematerialisation_bfloat16_and_sharing_go_together() -> None:
     # Micro-batches hold the same samples whatever the topology, so these too train alike.
     both = train_on("1x1x1", "2x2x2", steps=3, flags="accumulate+remat", timeout=1200)
     assert_trained_alike(both["2x2x2"], both["1x1x1"], 1e-5)
-    assert both["2x2x2"]["temporary_bytes"] < 0.6 * plain["temporary_bytes"]
-    rough = train_on("2x2x2", steps=3, flags="accumulate+remat+bfloat16", timeout=600)["2x2x2"]
+    rough = train_on("2x2x2", steps=3, flags="accumulate+remat+bfloat16", timeout=1200)["2x2x2"]
     for mine, theirs in zip(rough["reports"], both["1x1x1"]["reports"], strict=True):
         assert mine["loss"] == pytest.approx(theirs["loss"], rel=3e-2)
 
@@ -149,3 +147,27 @@ def test_devices_that_share_parameters_and_image_rows_count_as_one_does() -> Non
         # Random weights leave ties that the last digit decides: a few pixels of tens of thousands.
         assert np.abs(np.subtract(eight[subset][0], matrix)).sum() <= 1e-3 * pixels
         assert np.sum(eight[subset][0]) == np.sum(matrix)
+
+
+MEMORY = """
+import json, jax
+from topologies import batch_of, configuration
+from sgma_jax.sharding import make_mesh
+from sgma_jax.training_step import make_train_step, state_initializer
+mesh, result = make_mesh(1, 2, jax.devices()[:2]), {}
+def side(n):  # images that outweigh the parameters
+    return 256 if n in (32, 128) else n
+batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct((x.shape[0], *map(side, x.shape[1:])), x.dtype), batch_of(0))
+for flags in ("plain", "remat"):
+    config = configuration(flags)
+    shapes = state_initializer(config, mesh)[1]
+    result[flags] = make_train_step(config, mesh, shapes).lower(shapes, batch).compile().memory_analysis().temp_size_in_bytes
+print(json.dumps(result))
+"""
+
+
+@pytest.mark.slow
+def test_rematerialisation_saves_memory() -> None:
+    """On devices that share rows: a CPU device that has whole samples computes most again in any case (layers.in_chunks)."""
+    temporary = on_eight_devices("-c", MEMORY, timeout=1200)
+    assert temporary["remat"] < 0.5 * temporary["plain"]

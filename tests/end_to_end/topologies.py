@@ -59,7 +59,7 @@ def configuration(flags: str) -> TrainConfig:
 
 
 def train(config: TrainConfig, topology: str, steps: int) -> dict[str, Any]:
-    """Losses and reports of the steps on one mesh, what a step with a NaN does, and the compiled step's collectives and memory."""
+    """Losses and reports of the steps on one mesh, what a step with a NaN does, and the compiled step's collectives."""
     data, fsdp, space = map(int, topology.split("x"))
     mesh = make_mesh(fsdp, space, jax.devices()[: data * fsdp * space])
     _, shapes = state_initializer(config, mesh)
@@ -80,7 +80,6 @@ def train(config: TrainConfig, topology: str, steps: int) -> dict[str, Any]:
         "not_applied": {"applied": bool(report.applied), "informative": bool(report.informative.any()), "same": all(jax.tree.leaves(same))},
         "collectives": [dataclasses.asdict(c) for c in collectives(step.as_text())],
         "parameters": parameters,
-        "temporary_bytes": step.memory_analysis().temp_size_in_bytes,
     }
 
 
