@@ -25,10 +25,11 @@ Command = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def scored_run(tiny_run: Path, sgma: Command, tmp_path: Path) -> Path:
-    """A copy of the tiny run, scored on validation, that a test may damage."""
+    """A copy of the tiny run, scored on validation and nothing else, that a test may damage."""
     if not (tiny_run / "evaluation" / "validation.json").exists():
         assert sgma("evaluate", tiny_run, "--split", "validation")[0] == 0
-    return Path(shutil.copytree(tiny_run, tmp_path / "scored"))
+    # Other tests score the same run on test.
+    return Path(shutil.copytree(tiny_run, tmp_path / "scored", ignore=shutil.ignore_patterns("test.json", "test_*")))
 
 
 def test_the_page_holds_the_runs_scores_and_its_models_own_answers(scored_run: Path, sgma: Command, tmp_path: Path) -> None:
