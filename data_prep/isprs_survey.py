@@ -74,10 +74,8 @@ def survey_areas(rasters: Rasters, tree: SourceTree, layout: Layout, options: Ar
         remedy = f"Kept; many papers leave it out: --drop {identity}."
         findings.append(Finding(Severity.NOTE, "disputed-labels", f"{layout.noun} {identity}", layout.disputed[identity], remedy))
     if "validation" not in splits.values():
-        remedy = "Convert with a validation split, unless the set is only to be evaluated on."
-        findings.append(
-            Finding(Severity.NOTE, "no-validation", "splits", "there is no validation split, without which sgma train does not run.", remedy)
-        )
+        remedy = "Convert with a validation split, or train with --no-validate."
+        findings.append(Finding(Severity.NOTE, "no-validation", "splits", "there is no validation split to score a training on.", remedy))
     modalities = tuple(_modality(layout, sensor) for sensor in sensors)
     return AreaSurvey(_inventory(tree, layout, chosen, splits), tuple(findings), tuple(areas), modalities, used)
 

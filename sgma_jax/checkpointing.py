@@ -17,7 +17,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from flax import serialization
 
-from sgma_jax.config import TrainConfig, differences, from_json, to_json
+from sgma_jax.config import MAY_CHANGE, TrainConfig, differences, from_json, to_json
 from sgma_jax.distributed import all_agree, from_writer, is_writer, wait_for_all
 from sgma_jax.errors import InputError
 from sgma_jax.fingerprints import fingerprints
@@ -27,10 +27,8 @@ CONFIG_FILE = "config.json"
 CHECKPOINTS = "checkpoints"
 DAMAGED = "damaged_checkpoints"
 ITEMS = ("model", "optimizer", "sampling", "progress")
-# What may differ between a run and its continuation: where the data now lies, and how often things are looked at.
-MAY_CHANGE = {"data.path", "data.workers", "data.evaluation_batch_size", "data.on_bad_record", "data.max_bad_records", "evaluate_every",
-              "log_every", "keep_checkpoints", "keep_every", "keep_best", "max_bad_steps"}  # fmt: skip
-MAY_CHANGE |= {"fsdp", "space", "model.remat"}  # which change where things are computed, not what
+SPARE_DISK = 2 << 20
+"""[C] Bytes that a checkpoint takes besides its arrays: indices, metadata, and what is compressed badly."""
 
 
 class Progress(NamedTuple):
@@ -45,10 +43,6 @@ class Progress(NamedTuple):
     devices: int
     processes: int
     """What it was saved on."""
-
-
-SPARE_DISK = 2 << 20
-"""[C] Bytes that a checkpoint takes besides its arrays: indices, metadata, and what is compressed badly."""
 
 
 class Restored(NamedTuple):
@@ -120,7 +114,7 @@ def restore_newest_model(folder: Path, shapes: Any) -> tuple[int, dict[str, Any]
     if newest_step(folder) is None:
         raise InputError(f"{folder} has no checkpoint yet; train it first with `sgma train`.")
     reader = _Reader(folder)
-    step, (variables, progress), damaged = reader.newest(lambda step: reader.model(step, shapes))
+    step, (variables, progress, _), damaged = reader.newest(lambda step: reader.model(step, shapes))
     for line in damaged:
         print(line, file=sys.stderr)
     reader.close()
@@ -252,19 +246,17 @@ class _Reader:
             damaged.append(f"{self._folder / CHECKPOINTS / str(step)} is damaged ({reason}).")
         raise InputError(f"no checkpoint can be read: {' '.join(damaged)} Restore the folder from a copy, or use another --workdir.")
 
-    def model(self, step: int, shapes: Any) -> tuple[dict[str, Any], Progress]:
+    def model(self, step: int, shapes: Any) -> tuple[dict[str, Any], Progress, dict[str, Any]]:
+        """Variables, progress, and the fingerprints that every item was saved with; of these the model's agrees."""
         got = self._manager.restore(step, args=ocp.args.Composite(model=ocp.args.StandardRestore(shapes), progress=ocp.args.JsonRestore()))
         progress, expected = _checked(got["progress"])
         _compare("model", fingerprints(got["model"]), expected["model"])
-        return got["model"], progress
+        return got["model"], progress, expected
 
     def everything(self, step: int, shapes: TrainState) -> Restored:
-        model, progress = self.model(step, {"params": shapes.params, "batch_stats": shapes.batch_stats})
-        items = ocp.args.Composite(
-            optimizer=ocp.args.StandardRestore(_optimizer_tree(shapes)), sampling=ocp.args.StandardRestore(), progress=ocp.args.JsonRestore()
-        )
+        model, progress, expected = self.model(step, {"params": shapes.params, "batch_stats": shapes.batch_stats})
+        items = ocp.args.Composite(optimizer=ocp.args.StandardRestore(_optimizer_tree(shapes)), sampling=ocp.args.StandardRestore())
         got = self._manager.restore(step, args=items)
-        expected = _checked(got["progress"])[1]
         _compare("optimizer", fingerprints(got["optimizer"]), expected["optimizer"])
         sampling = {} if "none" in got["sampling"] else got["sampling"]
         _compare("sampling", _checksum(sampling), expected["sampling"])

@@ -196,7 +196,9 @@ class TrainConfig:
     warmup_steps: int = 0
     """Steps of linear warm-up (the paper's 10 epochs [P])."""
     evaluate_every: int = 1000
-    """Steps between evaluations of the validation split; a checkpoint follows each."""
+    """Steps between checkpoints, each of which is scored on the validation split."""
+    validate: bool = True
+    """Whether they are: a data set that was converted without a validation split, to train on all there is, cannot be."""
     log_every: int = 10
     """Steps between lines of metrics.jsonl."""
     keep_checkpoints: int = 2
@@ -286,6 +288,15 @@ def from_json(text: str, cls: type = TrainConfig) -> Any:
         return decode(value, cls)
     except InputError as error:
         raise InputError(f"{error} {way_out}") from error
+
+
+MAY_CHANGE = {
+    *("data.path", "data.workers", "data.evaluation_batch_size", "data.on_bad_record", "data.max_bad_records", "max_bad_steps"),
+    *("evaluate_every", "validate", "log_every", "keep_checkpoints", "keep_every", "keep_best"),
+    *("fsdp", "space", "model.remat"),
+}
+"""Fields that may differ between a run and its continuation: where the data now lies, how often things are looked at, and where things are
+computed. None of them says what is learnt."""
 
 
 def differences(left: Any, right: Any, prefix: str = "") -> list[str]:

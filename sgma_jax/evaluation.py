@@ -80,13 +80,13 @@ class Evaluator:
             labelled, confidences = (labels != IGNORE).sum(), confidence_histogram(labels, answered, confidence, counted)
             return ids, sum_over_rows(matrices), sum_over_devices(labelled), sum_over_devices(confidences)
 
-        batch, everywhere = batch_specs(mesh), PartitionSpec()
+        batch, whole = batch_specs(mesh), PartitionSpec()
         pixels: Any = Answer(classes=batch.labels, confidence=batch.labels, robustness=batch.available)
-        self.predict = jax.jit(jax.shard_map(predict, mesh=mesh, in_specs=(everywhere, batch, everywhere), out_specs=pixels))
+        self.predict = jax.jit(jax.shard_map(predict, mesh=mesh, in_specs=(whole, batch, whole), out_specs=pixels))
         """The Answer to (variables, batch, present(subset)). As `present` is an argument, shapes alone decide what is compiled: one
         program per number of sensors."""
         self._compiled: dict[tuple[int, ...], Any] = {}
-        counts = jax.shard_map(count, mesh=mesh, in_specs=(batch.ids, *(batch.labels,) * 3), out_specs=(batch.ids, batch.ids, everywhere, everywhere))
+        counts = jax.shard_map(count, mesh=mesh, in_specs=(batch.ids, *(batch.labels,) * 3), out_specs=(batch.ids, batch.ids, whole, whole))
         self._count = jax.jit(counts, out_shardings=replicated(mesh))  # so that every process learns of every record
 
     def present(self, subset: tuple[str, ...]) -> np.ndarray:

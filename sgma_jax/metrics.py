@@ -149,3 +149,9 @@ def evaluation_report(
         })  # fmt: skip
     header = {"split": split, "modalities": list(modalities), "classes": list(classes), "missing": missing}
     return {**header, "subsets": rows, **summarise(miou, modalities)}
+
+
+def score_line(report: Mapping[str, Any]) -> dict[str, Any]:
+    """Of an `evaluation_report`, what a line of metrics.jsonl holds: the mIoU of every subset, their average and the worst."""
+    miou = {"+".join(row["modalities"]): row["miou"] for row in report["subsets"]}
+    return {"average": report["average"], "last1": report["last1"]["miou"] if report["last1"] else None, "miou": miou}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import combinations
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 
 def subsets(modalities: tuple[str, ...]) -> list[tuple[str, ...]]:
@@ -28,6 +28,11 @@ def per_pixel(available: Bool[Array, "batch modality *pixels"], height: int, wid
     if available.ndim == 2:
         available = available[:, :, None, None]
     return jnp.broadcast_to(available, (*available.shape[:2], height, width))
+
+
+def take_drawn(values: Array, drawn: Int[Array, " batch"]) -> Array:
+    """Each sample's own modality: out of [batch, modality, ...] of any type what is left is [batch, ...]."""
+    return jnp.take_along_axis(values, drawn.reshape(-1, *[1] * (values.ndim - 1)), axis=1)[:, 0]
 
 
 def coarsen(available: Bool[Array, "batch modality height width"], stride: int) -> Bool[Array, "batch modality coarse_height coarse_width"]:

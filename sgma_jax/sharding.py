@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax import lax
-from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from sgma_jax.distributed import in_turn
@@ -83,7 +83,7 @@ def whole_parameters(params: Any, specs: Any) -> Any:
     """
     axes = divided(jax.sharding.get_abstract_mesh())
 
-    def gather(x: Any, spec: PartitionSpec) -> Any:
+    def gather(x: Any, spec: P) -> Any:
         axis = _sharded_axis(spec)
         if axis is None:
             return lax.pcast(x, axes, to="varying")
@@ -96,7 +96,7 @@ def own_gradients(gradients: Any, specs: Any) -> Any:
     """On a device of `jax.shard_map`: the sum of all devices' gradients, of a sharded parameter this device's part of it."""
     axes = divided(jax.sharding.get_abstract_mesh())
 
-    def reduce(x: Any, spec: PartitionSpec) -> Any:
+    def reduce(x: Any, spec: P) -> Any:
         axis = _sharded_axis(spec)
         if axis is None:
             return lax.psum(x, axes)
@@ -116,7 +116,7 @@ def describe_sharding(shapes: Any) -> str:
     return f"mesh {axes}; {split} of {len(leaves)} arrays of the state are sharded over fsdp, {held / 1e6:.1f} of {whole / 1e6:.1f} MB a device"
 
 
-def _sharded_axis(spec: PartitionSpec) -> int | None:
+def _sharded_axis(spec: P) -> int | None:
     return spec.index("fsdp") if "fsdp" in spec else None
 
 

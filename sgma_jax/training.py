@@ -21,6 +21,7 @@ from sgma_jax.distributed import Preemption, compile_together, from_writer, in_t
 from sgma_jax.errors import InputError
 from sgma_jax.evaluation import Evaluator
 from sgma_jax.interop.pretrained import read_pretrained, start_from, write_provenance
+from sgma_jax.metrics import score_line
 from sgma_jax.models.sgma import make_model
 from sgma_jax.optimization import learning_rate
 from sgma_jax.reporting.metrics_log import FILE_NAME, MetricsLog, read_metrics
@@ -70,8 +71,9 @@ def _fit(
     check_batch_size("data.batch_size", config.data.batch_size, mesh, config.accumulate)
     check_rows("data.crop", config.data.crop, mesh, config.model.magnify)
     check_batch_size("data.evaluation_batch_size", config.data.evaluation_batch_size, mesh)
-    source, validation = open_split(config.data, "train"), open_split(config.data, "validation")
-    if config.space > 1:
+    source = open_split(config.data, "train")
+    validation = open_split(config.data, "validation") if config.validate else None
+    if config.space > 1 and validation:
         check_rows(f"the height of the tiles of {config.data.path}", validation[0].label.shape[0], mesh, config.model.magnify)
     # A run that goes on has its weights in its checkpoint, and needs the file no more.
     pretrained = read_pretrained(config.model) if config.model.pretrained and newest_step(workdir) is None else None
@@ -119,6 +121,9 @@ def _fit(
         stack.callback(reports.close)
 
         def evaluate(done: int) -> None:
+            if validation is None:
+                return
+
             def after_batch(batch: int) -> None:
                 alive()
                 if preemption.reached():
@@ -130,7 +135,7 @@ def _fit(
                 log.log(done, "evaluation", scores)
             progress.say(f"step {done}: validation mIoU average {_percent(scores['average'])}, worst subset {_percent(scores['last1'])}")
 
-        def is_evaluated(done: int) -> bool:
+        def is_due(done: int) -> bool:
             return done % config.evaluate_every == 0 or done == stop
 
         def save(done: int) -> None:
@@ -150,7 +155,7 @@ def _fit(
             scores = _scores(workdir)
             for scored, average in scores.items():
                 checkpoints.scored(scored, average)
-            if start and is_evaluated(start) and start not in scores:  # it was saved, and ended before it was scored
+            if start and is_due(start) and start not in scores:  # it was saved, and ended before it was scored
                 evaluate(start)
             ahead = _next(batches, mesh) if start < stop else None
             reports.restart_clock()
@@ -179,9 +184,9 @@ def _fit(
                 alive()
                 tracing(done - start, report)
                 preempted = preemption.reached()
-                if is_evaluated(done) or preempted:
+                if is_due(done) or preempted:
                     save(done)
-                if is_evaluated(done) and not preempted:
+                if is_due(done) and not preempted:
                     evaluate(done)
                     reports.restart_clock()
                 if preempted:
@@ -231,10 +236,7 @@ def _evaluate(evaluator: Evaluator, state: TrainState, config: TrainConfig, vali
     """Scores on the validation split as a line of metrics.jsonl has them."""
     variables = {"params": state.params, "batch_stats": state.batch_stats}
     batches = evaluation_batches(config.data, validation, process=jax.process_index(), processes=jax.process_count())
-    report = evaluator.report(evaluator.tally(variables, batches, after_batch), "validation")
-    miou = {"+".join(row["modalities"]): row["miou"] for row in report["subsets"]}
-    last1 = report["last1"]["miou"] if report["last1"] else None
-    return {"average": report["average"], "last1": last1, "miou": miou}
+    return score_line(evaluator.report(evaluator.tally(variables, batches, after_batch), "validation"))
 
 
 def _percent(fraction: float | None) -> str:

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from sgma_jax.config import RankedSelectionFusionConfig, TrainConfig
 from sgma_jax.losses import auxiliary_weights, cross_entropy
-from sgma_jax.modalities import per_pixel
+from sgma_jax.modalities import per_pixel, take_drawn
 from sgma_jax.models.devices import sum_over_devices, sum_over_rows
 from sgma_jax.models.sgma import Sgma, initial_variables, make_model
 from sgma_jax.optimization import optimizer
@@ -69,15 +69,10 @@ def robustness_report(outputs: Outputs) -> tuple[Float[Array, "batch scale modal
     return jnp.stack(means, 1), jnp.stack(informative, 1)
 
 
-def drawn_available(batch: Batch) -> Bool[Array, "batch height width"]:
-    """Where the record has the modality that MAS drew."""
-    return jnp.take_along_axis(batch.available, batch.drawn[:, None, None, None], 1)[:, 0]
-
-
 def labelled_pixels(model: Sgma, batch: Batch) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """How many pixels of the whole batch, on all devices, the fused branch's loss is a mean over, and MAS's; from masks alone."""
     answered: Any = model.apply({}, per_pixel(batch.available, *batch.labels.shape[1:]) & batch.kept[:, :, None, None], method=Sgma.answers)
-    counts = [((batch.labels != IGNORE) & seen).sum() for seen in (answered, drawn_available(batch))]
+    counts = [((batch.labels != IGNORE) & seen).sum() for seen in (answered, take_drawn(batch.available, batch.drawn))]
     fused, drawn = (sum_over_devices(count.astype(jnp.float32)) for count in counts)  # int32 would end at 2^31 pixels
     return fused, drawn
 
@@ -106,7 +101,7 @@ def make_gradients(config: TrainConfig, specs: Any) -> Callable[..., Any]:
         fused = cross_entropy(outputs.logits, batch.labels, outputs.answered, pixels[0])
         losses = {"loss_fused": fused, "loss": weight * fused}
         if sampling:
-            losses["loss_mas"] = cross_entropy(outputs.drawn_logits, batch.labels, drawn_available(batch), pixels[1])
+            losses["loss_mas"] = cross_entropy(outputs.drawn_logits, batch.labels, take_drawn(batch.available, batch.drawn), pixels[1])
             losses["loss"] += sampling.loss_weight * losses["loss_mas"]
         if isinstance(config.model.fusion, RankedSelectionFusionConfig):
             losses["loss_selection"] = cross_entropy(outputs.drawn_logits, batch.labels, outputs.answered, pixels[0])
@@ -148,9 +143,9 @@ def make_train_step(config: TrainConfig, mesh: Mesh, shapes: TrainState) -> Call
     tx = optimizer(config.optimizer, config.steps, config.warmup_steps)
     shardings = jax.tree.map(lambda x: x.sharding, shapes)
     specs = jax.tree.map(lambda x: x.sharding.spec, shapes.params)
-    everywhere = PartitionSpec()
-    gradients_of = jax.shard_map(make_gradients(config, specs), mesh=mesh, in_specs=(specs, everywhere, everywhere, batch_specs(mesh)),
-                                 out_specs=(specs, everywhere, everywhere, batch_specs(mesh).ids))  # fmt: skip
+    whole = PartitionSpec()
+    gradients_of = jax.shard_map(make_gradients(config, specs), mesh=mesh, in_specs=(specs, whole, whole, batch_specs(mesh)),
+                                 out_specs=(specs, whole, whole, batch_specs(mesh).ids))  # fmt: skip
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, StepReport]:
         gradients, batch_stats, losses, (robustness, informative) = gradients_of(state.params, state.batch_stats, state.step, batch)

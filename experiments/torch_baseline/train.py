@@ -28,7 +28,7 @@ from sgma_jax.data.pipeline import open_split, training_batches
 from sgma_jax.errors import InputError, one_line_errors
 from sgma_jax.interop.pretrained import Pretrained, read_pretrained
 from sgma_jax.interop.torch_weights import state_dict_of
-from sgma_jax.metrics import evaluation_report
+from sgma_jax.metrics import evaluation_report, score_line
 from sgma_jax.reporting.atomic import write_atomically
 from sgma_jax.reporting.metrics_log import MetricsLog
 from sgma_jax.reporting.progress import Progress
@@ -46,7 +46,8 @@ class Arguments:
 def fit(config: TrainConfig, workdir: Path) -> None:
     """Train into `workdir`. Raises InputError for what does not fit, before anything is written."""
     check(config)
-    source, validation = open_split(config.data, "train"), open_split(config.data, "validation")
+    source = open_split(config.data, "train")
+    validation = open_split(config.data, "validation") if config.validate else None
     for taken in (workdir / MODEL_FILE, workdir / CHECKPOINTS):
         if taken.exists():
             raise InputError(f"{taken} is of an earlier run, which this baseline cannot continue; use another --workdir.")
@@ -88,11 +89,11 @@ def fit(config: TrainConfig, workdir: Path) -> None:
                 progress.update(done, loss=values["loss"], images_per_second=speed)
                 began, counted = time.monotonic(), done
             if done % config.evaluate_every == 0 or done == config.steps:
-                report = evaluation_report(tally(model, config, validation, device), "validation", config.data.modalities, config.data.classes)
-                miou = {"+".join(row["modalities"]): row["miou"] for row in report["subsets"]}
-                last1 = report["last1"]["miou"] if report["last1"] else None
-                log.log(done, "evaluation", {"average": report["average"], "last1": last1, "miou": miou})
-                progress.say(f"step {done}: validation mIoU average {report['average']}, worst subset {last1}")
+                if validation:
+                    counted_pixels = tally(model, config, validation, device)
+                    line = score_line(evaluation_report(counted_pixels, "validation", config.data.modalities, config.data.classes))
+                    log.log(done, "evaluation", line)
+                    progress.say(f"step {done}: validation mIoU average {line['average']}, worst subset {line['last1']}")
                 save(workdir, {"model": model.state_dict(), "step": done, "manifest_hash": source.manifest_hash})
                 began, counted = time.monotonic(), done
 

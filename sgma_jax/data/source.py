@@ -24,10 +24,11 @@ class Source:
 
     def __init__(self, path: str, split: str, modalities: tuple[str, ...], damaged: bool) -> None:
         manifest = read_manifest(path)
+        without = " To train without it: --no-validate." if split == "validation" else ""
         if split not in manifest.splits:
-            raise InputError(f"{path} has no split {split!r}; it has {', '.join(manifest.splits)}.")
+            raise InputError(f"{path} has no split {split!r}; it has {', '.join(manifest.splits)}.{without}")
         if manifest.splits[split].records == 0:
-            raise InputError(f"{path}: the split {split!r} is empty. Convert the data again with records in it, or choose another split.")
+            raise InputError(f"{path}: the split {split!r} is empty. Convert the data again with records in it, or choose another split.{without}")
         self.path, self.split = path, split
         self.schema: Schema = manifest.schema.select(modalities)
         """The sensors selected, in their order."""

@@ -16,7 +16,8 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from sgma_jax.config import ConcatenationFusionConfig, FusionTokenConfig
-from sgma_jax.models.fusion import AttentionKernels, Fused, Projector, default_heads, equal_shares, mix, projection_init, take_drawn
+from sgma_jax.modalities import take_drawn
+from sgma_jax.models.fusion import AttentionKernels, Fused, Projector, default_heads, equal_shares, mix, projection_init
 from sgma_jax.models.layers import Kernel, depthwise, linear, masked_softmax
 
 EPSILON = 1e-6

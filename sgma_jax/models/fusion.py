@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from sgma_jax.config import SemanticGuidedFusionConfig
+from sgma_jax.modalities import take_drawn
 from sgma_jax.models.devices import sum_over_rows
 from sgma_jax.models.layers import Kernel, depthwise, in_chunks, linear, masked_softmax
 
@@ -65,11 +66,6 @@ def equal_shares(available: Bool[Array, "batch modality height width"]) -> Float
     """1 / n for each of the n modalities that a position has."""
     shares = available.astype(jnp.float32)
     return shares / jnp.maximum(shares.sum(1, keepdims=True), 1.0)
-
-
-def take_drawn(values: Float[Array, "batch modality height width channels"], drawn: Int[Array, " batch"]) -> Array:
-    """Each sample's own modality out of the modality axis."""
-    return jnp.take_along_axis(values, drawn[:, None, None, None, None], axis=1)[:, 0]
 
 
 class Projector(nn.Module):

@@ -19,7 +19,7 @@ from sgma_jax.config import (
     ResNetConfig,
     TrainConfig,
 )
-from sgma_jax.modalities import blank_unavailable, coarsen, per_pixel, refine
+from sgma_jax.modalities import blank_unavailable, coarsen, per_pixel, refine, take_drawn
 from sgma_jax.models.baselines import ConcatenationFusion, ContrastAndReconstruction, FusionToken, RankedSelectionFusion
 from sgma_jax.models.fusion import Fused, MeanFusion, SemanticGuidedFusion
 from sgma_jax.models.head import AllMlpHead
@@ -92,7 +92,7 @@ class Sgma(nn.Module):
         if drawn is not None:  # a sensor that dropout took counts in the encoder's statistics only where the MAS branch uses it
             used = used | (available & jax.nn.one_hot(drawn, available.shape[1], dtype=bool)[:, :, None, None])
         maps = self.encode(x, used, train)
-        drawn_available = None if drawn is None else jnp.take_along_axis(available, drawn[:, None, None, None], 1)
+        drawn_available = None if drawn is None else take_drawn(available, drawn)
         results, sees, drawn_sees = self.fuse(maps, fused_available, subset, drawn, drawn_available)
         fused, mask = [r.features for r in results], sees[0].any(1)
         auxiliary = self.auxiliary(maps, results, available, sees) if train or self.is_initializing() else {}
@@ -138,7 +138,7 @@ class Sgma(nn.Module):
         available: Bool[Array, "batch modality height width"],
         subset: Int[Array, " present"] | None = None,
         drawn: Int[Array, " batch"] | None = None,
-        drawn_available: Bool[Array, "batch 1 height width"] | None = None,
+        drawn_available: Bool[Array, "batch height width"] | None = None,
     ) -> tuple[list[Fused], list[Bool[Array, "batch modality coarse_height coarse_width"]], Bool[Array, "batch coarse_height coarse_width"] | None]:
         """Fusion at four scales; with it, which modalities each scale sees, and where the finest sees the drawn one."""
 
@@ -146,7 +146,7 @@ class Sgma(nn.Module):
             return [coarsen(self.magnified(mask), stride) for stride in STRIDES]
 
         sees = at_scales(available)
-        drawn_sees = [None] * len(STRIDES) if drawn_available is None else [s[:, 0] for s in at_scales(drawn_available)]
+        drawn_sees = [None] * len(STRIDES) if drawn_available is None else [s[:, 0] for s in at_scales(drawn_available[:, None])]
         alone = [() if drawn is None else (drawn, drawn_seen) for drawn_seen in drawn_sees]
         results = [fusion(features, seen, subset, *own) for fusion, features, seen, own in zip(self.fusion, maps, sees, alone, strict=True)]
         return results, sees, drawn_sees[0]

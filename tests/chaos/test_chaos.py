@@ -25,21 +25,15 @@ from sgma_jax.checkpointing import Checkpoints, newest_step, read_config
 from sgma_jax.reporting.metrics_log import read_metrics
 from sgma_jax.sharding import make_mesh
 from sgma_jax.training_step import state_initializer
+from tests.end_to_end.conftest import PRESET
 
 FULL = os.environ.get("SGMA_CHAOS") == "full"
 KILLS = 20 if FULL else 2
 STEPS, SAVE_EVERY = (120, 4) if FULL else (24, 4)
 SECONDS = 600
-PRESET = """
-from sgma_jax.config import DataConfig, ModelConfig, OptimizerConfig, PvtV2Config, SamplingConfig, TrainConfig
-config = TrainConfig(
-    name="chaos",
-    data=DataConfig(modalities=("rgb", "dsm"), bands=(3, 1), classes=("impervious", "building", "low_vegetation", "tree", "car"),
-                    crop=32, batch_size=2, evaluation_batch_size=2),
-    model=ModelConfig(encoder=PvtV2Config(variant="b0"), head_width=16),
-    sampling=SamplingConfig(granularity="sample"), optimizer=OptimizerConfig(peak_learning_rate=1e-3), log_every=1, warmup_steps=2,
-    steps=%d, evaluate_every=%d, keep_checkpoints=3,
-)
+CHAOS = f"""
+import dataclasses
+config = dataclasses.replace(config, name="chaos", steps={STEPS}, evaluate_every={SAVE_EVERY}, keep_checkpoints=3)
 """
 
 
@@ -48,7 +42,7 @@ class Chaos:
 
     def __init__(self, folder: Path, disk: Path) -> None:
         self.data, self.preset, self.run = folder / "set", folder / "chaos.py", disk / "run"
-        self.preset.write_text(PRESET % (STEPS, SAVE_EVERY))
+        self.preset.write_text(PRESET + CHAOS)
         self.survived: list[str] = []
         self.random = random.Random(7)
         self.deadline = time.monotonic() + SECONDS

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from data_prep.synthetic import Options, convert_city
+from sgma_jax.checkpointing import newest_step
 from sgma_jax.reporting.metrics_log import read_metrics
 
 Command = Callable[..., tuple[int, str, str]]
@@ -124,6 +126,20 @@ def test_folders_that_are_no_runs_are_named(sgma: Command, tmp_path: Path, tiny_
     (untrained / "config.json").write_text((tiny_run / "config.json").read_text().replace('"steps": 20', '"steps": "many"'))
     assert_one_line(sgma("evaluate", untrained), "config.json", "steps")
     assert_one_line(sgma("evaluate", tiny_run, "--split", "nonsense"), "nonsense")
+
+
+def test_a_set_without_a_validation_split_is_trained_on_where_that_is_meant(
+    sgma: Command, tiny_preset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    convert_city(Options(out=tmp_path / "set", size=64, train=7, validation=0, test=1))
+    capsys.readouterr()
+    run = tmp_path / "run"
+    train = ("train", tiny_preset, "--workdir", run, "--data.path", tmp_path / "set", "--stop-after", 2)
+    assert_one_line(sgma(*train), "'validation' is empty", "--no-validate")
+    assert not run.exists()
+    assert sgma(*train, "--no-validate")[0] == 0
+    assert {line["kind"] for line in read_metrics(run / "metrics.jsonl")} == {"train"}
+    assert newest_step(run) == 2
 
 
 def test_a_converted_set_can_be_looked_at(sgma: Command, tiny_city: Path, tmp_path: Path) -> None:

@@ -8,14 +8,12 @@ from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
-from sgma_jax.config import FusionTokenConfig, MeanFusionConfig, SemanticGuidedFusionConfig, TrainConfig, differences
+from sgma_jax.config import MAY_CHANGE, FusionTokenConfig, MeanFusionConfig, SemanticGuidedFusionConfig, TrainConfig, differences
 from sgma_jax.reporting.webpage.charts import Axis, Line, line_chart, reliability_chart
 from sgma_jax.reporting.webpage.records import Run, SubsetScores
 
 SENSOR_COLOURS = 8
 """How many colours style.css has for sensors; further ones begin again, dashed."""
-# What differs between machines and does not change what is learnt.
-OF_NO_CONSEQUENCE = ("name", "data.path", "data.workers", "data.evaluation_batch_size", "evaluate_every", "log_every", "keep_checkpoints", "fsdp")
 
 
 class Row(NamedTuple):
@@ -80,7 +78,7 @@ def ablation_rows(runs: Sequence[Run]) -> list[AblationRow]:
 def config_differences(runs: Sequence[Run]) -> list[Difference]:
     """Every field in which the runs' configurations differ, but for names, paths and intervals."""
     configs = [r.config for r in runs]
-    fields = dict.fromkeys(d for other in configs[1:] for d in differences(configs[0], other) if d not in OF_NO_CONSEQUENCE)
+    fields = dict.fromkeys(d for other in configs[1:] for d in differences(configs[0], other) if d not in MAY_CHANGE | {"name"})
     return [Difference(field, tuple(_value(config, field) for config in configs)) for field in fields]
 
 
