@@ -2,7 +2,7 @@
 # make test   the tests; make test-slow those that take minutes
 # make test-parity   the comparison with PyTorch, which it installs into .venv
 # make test-browser   the report's page in headless Chromium, where there is one
-# make test-beam   conversion through Apache Beam, which it installs into .venv
+# make test-cloud   conversion through Apache Beam, and runs kept in a bucket, against an emulator; it installs both into .venv
 # make experiments   the comparison of docs/experiments.md, resumable (hours); SGMA_REAL_DATA=FOLDER adds the real scenes. experiments-short: minutes
 # make test-chaos   a run that is killed 20 times, starved and damaged, against an undisturbed one (at most 10 minutes)
 # make lint   ruff, formatting and mypy, as CI runs them
@@ -16,7 +16,7 @@ COMPARE := runs/compare
 # Minutes of each training on an idle machine of 2 cores; what is compared is the number of steps that SGMA makes in them.
 BUDGET_MINUTES ?= 5
 
-.PHONY: demo experiments experiments-short test test-slow test-parity test-beam test-browser test-chaos lint format clean
+.PHONY: demo experiments experiments-short test test-slow test-parity test-cloud test-browser test-chaos lint format clean
 .DEFAULT_GOAL := test
 
 $(STAMP): pyproject.toml constraints.txt
@@ -87,9 +87,9 @@ test-browser: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,browser]'
 	$(BIN)/python -m pytest -m browser tests/reporting
 
-test-beam: $(STAMP)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,beam]'
-	$(BIN)/python -m pytest tests/data_prep/test_cluster.py
+test-cloud: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,beam,cloud]' gcp-storage-emulator
+	$(BIN)/python -m pytest tests/data_prep/test_cluster.py tests/end_to_end/test_storage.py
 
 test-chaos: $(STAMP)
 	SGMA_CHAOS=full $(BIN)/python -m pytest -m slow -s tests/chaos tests/end_to_end/test_dying_processes.py

@@ -1,10 +1,9 @@
-"""A run's folder: its configuration, and checkpoints that hold everything a resumed run needs, all or nothing."""
+"""Checkpoints that hold everything a resumed run needs, all or nothing."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import shutil
 import sys
 import zlib
@@ -15,17 +14,18 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
 from flax import serialization
 
-from sgma_jax.config import MAY_CHANGE, TrainConfig, differences, from_json, to_json
+from sgma_jax.config import TrainConfig
 from sgma_jax.distributed import all_agree, from_writer, is_writer, wait_for_all
 from sgma_jax.errors import InputError
 from sgma_jax.fingerprints import fingerprints
+from sgma_jax.runs import CHECKPOINTS, kept_in
 from sgma_jax.structs import TrainState
 
-CONFIG_FILE = "config.json"
-CHECKPOINTS = "checkpoints"
 DAMAGED = "damaged_checkpoints"
+WHY_DAMAGED = "Checkpoints that could not be read, and from which training did not go on. Delete them when nobody wants to look at them.\n"
 ITEMS = ("model", "optimizer", "sampling", "progress")
 SPARE_DISK = 2 << 20
 """[C] Bytes that a checkpoint takes besides its arrays: indices, metadata, and what is compressed badly."""
@@ -63,45 +63,10 @@ class Keep(NamedTuple):
     best: int = 0
 
 
-def prepare_run(folder: Path, config: TrainConfig) -> None:
-    """Write the configuration into a new run's folder, or check that an existing run is of the same experiment.
-
-    One process writes; all return when it is there. Raises InputError for a run of another preset, naming the fields that differ.
-    """
-    path = folder / CONFIG_FILE
-    if path.exists():
-        different = [d for d in differences(read_config(folder), config) if d not in MAY_CHANGE]
-        if different:
-            raise InputError(
-                f"{path} is of another experiment (it differs in {', '.join(different)}). Use another --workdir, or the run's own preset."
-            )
-    elif folder.exists() and (folder / CHECKPOINTS).exists():
-        raise InputError(f"{folder} holds checkpoints but no {CONFIG_FILE}; restore that file or use another --workdir.")
-    wait_for_all("looked at the run's configuration")
-    if is_writer():
-        folder.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(to_json(config))
-        os.replace(temporary, path)
-    wait_for_all("wrote the run's configuration")
-
-
-def read_config(folder: Path) -> TrainConfig:
-    """The configuration of a run; InputError where the folder is no run."""
-    path = folder / CONFIG_FILE
-    try:
-        text = path.read_text()
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise InputError(f"{folder} is not a run: it has no {CONFIG_FILE}. Give the --workdir of a `sgma train`.") from error
-    try:
-        return from_json(text)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
-
-
-def newest_step(folder: Path) -> int | None:
+def newest_step(folder: Path, config: TrainConfig | None = None) -> int | None:
     """The newest complete step of a run's folder, which is left as it is; None where there is none."""
-    steps = ocp.utils.checkpoint_steps(folder / CHECKPOINTS) if (folder / CHECKPOINTS).is_dir() else []
+    checkpoints = kept_in(folder, config) / CHECKPOINTS
+    steps = ocp.utils.checkpoint_steps(checkpoints) if checkpoints.is_dir() else []
     return max(steps, default=None)
 
 
@@ -113,7 +78,7 @@ def restore_newest_model(folder: Path, shapes: Any) -> tuple[int, dict[str, Any]
     """
     if newest_step(folder) is None:
         raise InputError(f"{folder} has no checkpoint yet; train it first with `sgma train`.")
-    reader = _Reader(folder)
+    reader = _Reader(kept_in(folder))
     step, (variables, progress, _), damaged = reader.newest(lambda step: reader.model(step, shapes))
     for line in damaged:
         print(line, file=sys.stderr)
@@ -127,8 +92,8 @@ class Checkpoints:
     Called by all processes alike. What of earlier steps stays on disk is said by `keep`; None keeps all.
     """
 
-    def __init__(self, folder: Path, keep: Keep | None) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, keep: Keep | None, config: TrainConfig | None = None) -> None:
+        self._folder = kept_in(folder, config)
         self._scores: dict[int, float] = {}
         # Named processes meet at the coordinator; otherwise Orbax's thread would do so by a collective, amid those of the training steps.
         everyone = ocp.options.MultiprocessingOptions(active_processes=set(range(jax.process_count())))
@@ -139,9 +104,9 @@ class Checkpoints:
             multiprocessing_options=everyone,
         )
         if is_writer():
-            (folder / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
+            (self._folder / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
         wait_for_all("made the folder of checkpoints")
-        self._manager = ocp.CheckpointManager((folder / CHECKPOINTS).absolute(), options=options, item_names=ITEMS)
+        self._manager = ocp.CheckpointManager(self._folder / CHECKPOINTS, options=options, item_names=ITEMS)
 
     def latest(self) -> int | None:
         """The newest complete step, damaged or not, or None."""
@@ -157,6 +122,8 @@ class Checkpoints:
 
         Asked before and not found out midway, because TensorStore's threads tell of each failed write on stderr by themselves.
         """
+        if "://" in str(self._folder):  # a bucket
+            return
         needed = SPARE_DISK + sum(x.nbytes for x in jax.tree.leaves(state))  # trained floats hardly compress
         free = from_writer(shutil.disk_usage(self._manager.directory).free)
         if free < needed:
@@ -198,10 +165,11 @@ class Checkpoints:
         for bad in (s for s in self._manager.all_steps() if s > step):
             if is_writer():
                 target = self._folder / DAMAGED / str(bad)
-                target.parent.mkdir(exist_ok=True)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                (target.parent / "README.txt").write_text(WHY_DAMAGED)  # a bucket has no empty folders, and epath moves into none
                 while target.exists():  # the same step, damaged before
-                    target = target.with_name(target.name + "_")
-                os.replace(self._folder / CHECKPOINTS / str(bad), target)
+                    target = target.parent / f"{target.name}_"
+                (self._folder / CHECKPOINTS / str(bad)).rename(target)
         wait_for_all("moved damaged checkpoints")
         self._manager.reload()
         return restored, damaged
@@ -221,13 +189,13 @@ T = TypeVar("T")
 class _Reader:
     """Reads steps. Each process reads for itself and they agree afterwards: none waits for one that has met a damaged file."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: epath.Path) -> None:
         self._folder = folder
         alone = ocp.options.MultiprocessingOptions(
             primary_host=jax.process_index(), active_processes={jax.process_index()}, barrier_sync_key_prefix=f"reader{jax.process_index()}"
         )
         options = ocp.CheckpointManagerOptions(read_only=True, create=False, enable_async_checkpointing=False, multiprocessing_options=alone)
-        self._manager = ocp.CheckpointManager((folder / CHECKPOINTS).absolute(), options=options, item_names=ITEMS)
+        self._manager = ocp.CheckpointManager(self._folder / CHECKPOINTS, options=options, item_names=ITEMS)
         self.close = self._manager.close
 
     def newest(self, read: Callable[[int], T]) -> tuple[int, T, list[str]]:

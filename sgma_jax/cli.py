@@ -196,10 +196,10 @@ def evaluate(arguments: list[str]) -> None:
     own = tyro.cli(EvaluateArguments, args=arguments, prog="sgma evaluate")
     _prepare_jax()
     from sgma_jax.analysis import analyse
-    from sgma_jax.checkpointing import read_config
     from sgma_jax.evaluation import evaluate_run
     from sgma_jax.failures import evaluate_failures
     from sgma_jax.reporting.tables import print_analysis, print_evaluation, print_failures
+    from sgma_jax.runs import read_config
 
     config = read_config(own.run)
     if own.data_path:

@@ -207,6 +207,8 @@ class TrainConfig:
     """Checkpoints of steps that this divides stay for ever; 0 keeps none for that."""
     keep_best: int = 1
     """[C] Checkpoints with the best average mIoU on the validation split that stay, too."""
+    storage: str = ""
+    """Folder for the checkpoints, and copies of the run's small files, if not the run's own: gs://BUCKET/RUN where machines may be lost."""
     max_bad_steps: int = 10
     """[C] Steps in a row whose loss or gradient may be NaN or infinite, and which are therefore not applied, before training ends."""
     fsdp: int = 1
@@ -266,6 +268,8 @@ def check(config: TrainConfig) -> None:
     for name, value in counts.items():
         if value < 0:
             raise InputError(f"{name} is {value}; it must be at least 0.")
+    if "://" in config.storage and not config.storage.startswith("gs://"):
+        raise InputError(f"storage is {config.storage}, but Orbax writes to gs:// and to folders only; mount the bucket, and give the folder.")
     if not 0 <= config.seed < 2**32:
         raise InputError(f"seed is {config.seed}; it must lie between 0 and 2^32 - 1.")
     if config.sampling and not (0.0 <= config.sampling.decay < 1.0 and config.sampling.floor > 0.0 and config.sampling.lag >= 0):

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from sgma_jax.checkpointing import newest_step, read_config
+from sgma_jax.checkpointing import newest_step
 from sgma_jax.config import DataConfig
 from sgma_jax.data.pipeline import open_split
 from sgma_jax.data.schema import MANIFEST, Manifest, read_manifest
@@ -18,6 +18,7 @@ from sgma_jax.reporting.progress import Progress
 from sgma_jax.reporting.webpage.page import render_page
 from sgma_jax.reporting.webpage.records import Run, check_comparable, labels_of, read_run
 from sgma_jax.reporting.webpage.scenes import Answers, SceneAnswers, draw_scenes
+from sgma_jax.runs import read_config
 
 
 def write_report(folders: Sequence[Path], out: Path, *, split: str = "test", scenes: int = 3, data_path: str | None = None) -> Path:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from sgma_jax.checkpointing import Checkpoints, Keep, Restored, newest_step, prepare_run
+from sgma_jax.checkpointing import Checkpoints, Keep, Restored, newest_step
 from sgma_jax.config import TrainConfig, check
 from sgma_jax.data.pipeline import evaluation_batches, open_split, training_batches
 from sgma_jax.data.schema import read_manifest
@@ -28,6 +28,7 @@ from sgma_jax.reporting.metrics_log import FILE_NAME, MetricsLog, read_metrics
 from sgma_jax.reporting.progress import Progress
 from sgma_jax.reporting.provenance import log_start
 from sgma_jax.reporting.run_schema import write_run_schema
+from sgma_jax.runs import fetch_copies, keep_copies, prepare_run
 from sgma_jax.sampling import SamplingTable
 from sgma_jax.sharding import check_batch_size, check_rows, describe_sharding, make_mesh, put_batch, put_samples
 from sgma_jax.step_reports import StepReports
@@ -75,8 +76,9 @@ def _fit(
     validation = open_split(config.data, "validation") if config.validate else None
     if config.space > 1 and validation:
         check_rows(f"the height of the tiles of {config.data.path}", validation[0].label.shape[0], mesh, config.model.magnify)
+    news = [f"{workdir} was not there: its files are those that {config.storage} has copies of."] if fetch_copies(workdir, config) else []
     # A run that goes on has its weights in its checkpoint, and needs the file no more.
-    pretrained = read_pretrained(config.model) if config.model.pretrained and newest_step(workdir) is None else None
+    pretrained = read_pretrained(config.model) if config.model.pretrained and newest_step(workdir, config) is None else None
     prepare_run(workdir, config)
     if is_writer():
         write_run_schema(workdir, source.schema, read_manifest(config.data.path))
@@ -91,9 +93,8 @@ def _fit(
     )
     # All at once and in every session: within the loop each would wait for the step that is being computed.
     rates = jax.device_get(jax.jit(learning_rate(config.optimizer, config.steps, config.warmup_steps))(jnp.arange(config.steps)))
-    checkpoints = Checkpoints(workdir, Keep(config.keep_checkpoints, config.keep_every, config.keep_best))
+    checkpoints = Checkpoints(workdir, Keep(config.keep_checkpoints, config.keep_every, config.keep_best), config)
 
-    news: list[str] = []
     restored = _restore(checkpoints, shapes, workdir, source, resume, news)
     if restored:
         start, state = restored.step, restored.state
@@ -142,6 +143,7 @@ def _fit(
             reports.read_all()
             in_turn(state)
             checkpoints.save(done, state, table.state() if table else {}, reports.faults(), source.manifest_hash)
+            keep_copies(workdir, config)
 
         progress.say(f"{config.name}: {len(source)} training records, {config.steps} steps ({epochs:.1f} epochs), {mesh.size} device(s)")
         progress.say(describe_sharding(shapes))
@@ -194,6 +196,7 @@ def _fit(
         if preemption.reached():
             progress.say("stopped by SIGTERM after a checkpoint; the same command goes on from it")
         checkpoints.wait()
+    keep_copies(workdir, config)
     checkpoints.close()
 
 

@@ -113,7 +113,7 @@ def test_a_mistyped_field_is_an_input_error_that_names_it(path: tuple[str, ...])
     value = json.loads(to_json(GOOD))
     for name in path:
         value = value[name]
-    free = {bool: (bool,), int: (int,), float: (float, int)}.get(type(value), (str,) if path[-1] in ("name", "path", "pretrained") else ())
+    free = {bool: (bool,), int: (int,), float: (float, int)}.get(type(value), (str,) if path[-1] in ("name", "path", "pretrained", "storage") else ())
     # True is no number, 1.5 no integer, a word outside the choices no choice, and a list of lists no list of names.
     wrongs: list[Any] = ["no such word", True, 1.5, 7, [[]], {}, {"kind": "NoSuchConfig"}]
     for wrong in wrongs:

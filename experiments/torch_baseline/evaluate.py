@@ -18,7 +18,6 @@ import tyro
 
 from experiments.torch_baseline.optimization import put_batch
 from experiments.torch_baseline.sgma import Sgma
-from sgma_jax.checkpointing import read_config
 from sgma_jax.config import TrainConfig
 from sgma_jax.data.pipeline import evaluation_batches, open_split
 from sgma_jax.data.source import Source
@@ -28,6 +27,7 @@ from sgma_jax.modalities import subsets
 from sgma_jax.reporting.atomic import write_atomically
 from sgma_jax.reporting.provenance import provenance
 from sgma_jax.reporting.tables import print_evaluation
+from sgma_jax.runs import read_config
 from sgma_jax.structs import IGNORE
 
 MODEL_FILE = "model.pt"

@@ -21,7 +21,6 @@ from flax.traverse_util import unflatten_dict
 from experiments.torch_baseline.evaluate import MODEL_FILE, tally
 from experiments.torch_baseline.optimization import learning_rate, make_optimizer, put_batch, sampling_report, train_step
 from experiments.torch_baseline.sgma import Sgma
-from sgma_jax.checkpointing import CHECKPOINTS, prepare_run
 from sgma_jax.cli import load_preset
 from sgma_jax.config import TrainConfig, check
 from sgma_jax.data.pipeline import open_split, training_batches
@@ -32,6 +31,7 @@ from sgma_jax.metrics import evaluation_report, score_line
 from sgma_jax.reporting.atomic import write_atomically
 from sgma_jax.reporting.metrics_log import MetricsLog
 from sgma_jax.reporting.progress import Progress
+from sgma_jax.runs import CHECKPOINTS, prepare_run
 from sgma_jax.sampling import SamplingTable
 
 

@@ -7,12 +7,13 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from sgma_jax.checkpointing import read_config, restore_newest_model
+from sgma_jax.checkpointing import restore_newest_model
 from sgma_jax.config import to_json
 from sgma_jax.interop.torch_names import encoder_layout, encoder_name
 from sgma_jax.interop.torch_weights import state_dict_of
 from sgma_jax.interop.weight_files import write_safetensors
 from sgma_jax.models.sgma import initial_variables
+from sgma_jax.runs import read_config
 from sgma_jax.sharding import make_mesh, with_sharding
 
 

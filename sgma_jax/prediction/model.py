@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from sgma_jax.checkpointing import read_config, restore_newest_model
+from sgma_jax.checkpointing import restore_newest_model
 from sgma_jax.config import TrainConfig
 from sgma_jax.errors import InputError
 from sgma_jax.modalities import refine
@@ -20,6 +20,7 @@ from sgma_jax.models.sgma import STRIDES, Sgma, initial_variables, make_model
 from sgma_jax.prediction.options import Robustness
 from sgma_jax.prediction.windows import ONE, Answers, Labels
 from sgma_jax.reporting.run_schema import RunSchema, read_run_schema
+from sgma_jax.runs import read_config
 from sgma_jax.sharding import make_mesh, with_sharding
 
 TOGETHER = 4

@@ -21,8 +21,9 @@ import numpy as np
 import pytest
 
 from data_prep.synthetic import Options, convert_city
-from sgma_jax.checkpointing import Checkpoints, newest_step, read_config
+from sgma_jax.checkpointing import Checkpoints, newest_step
 from sgma_jax.reporting.metrics_log import read_metrics
+from sgma_jax.runs import read_config
 from sgma_jax.sharding import make_mesh
 from sgma_jax.training_step import state_initializer
 from tests.end_to_end.conftest import PRESET

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from sgma_jax.checkpointing import read_config
 from sgma_jax.reporting.metrics_log import read_metrics
+from sgma_jax.runs import read_config
 from sgma_jax.training import fit
 
 

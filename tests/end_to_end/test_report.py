@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sgma_jax.checkpointing import read_config
 from sgma_jax.data.pipeline import open_split
 from sgma_jax.evaluation import answer_records, load_run
 from sgma_jax.reporting.tables import percent
+from sgma_jax.runs import read_config
 from tests.end_to_end.test_commands import assert_one_line
 
 Command = Callable[..., tuple[int, str, str]]

@@ -13,8 +13,9 @@ import jax
 import numpy as np
 import pytest
 
-from sgma_jax.checkpointing import Checkpoints, read_config
+from sgma_jax.checkpointing import Checkpoints
 from sgma_jax.reporting.metrics_log import read_metrics
+from sgma_jax.runs import read_config
 from sgma_jax.sampling import SamplingTable
 from sgma_jax.sharding import make_mesh
 from sgma_jax.training import fit

@@ -14,11 +14,12 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from sgma_jax.checkpointing import read_config, restore_newest_model
+from sgma_jax.checkpointing import restore_newest_model
 from sgma_jax.config import ModelConfig, from_json
 from sgma_jax.interop.torch_names import ENCODERS
 from sgma_jax.interop.torch_weights import encoder_shapes, state_dict_of, variables_of
 from sgma_jax.models.sgma import initial_variables
+from sgma_jax.runs import read_config
 from sgma_jax.sharding import make_mesh, with_sharding
 
 Command = Callable[..., tuple[int, str, str]]

@@ -78,7 +78,7 @@ def ablation_rows(runs: Sequence[Run]) -> list[AblationRow]:
 def config_differences(runs: Sequence[Run]) -> list[Difference]:
     """Every field in which the runs' configurations differ, but for names, paths and intervals."""
     configs = [r.config for r in runs]
-    fields = dict.fromkeys(d for other in configs[1:] for d in differences(configs[0], other) if d not in MAY_CHANGE | {"name"})
+    fields = dict.fromkeys(d for other in configs[1:] for d in differences(configs[0], other) if d not in MAY_CHANGE | {"name", "storage"})
     return [Difference(field, tuple(_value(config, field) for config in configs)) for field in fields]
 
 
