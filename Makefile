@@ -1,5 +1,5 @@
 # make demo   the whole path on a synthetic city: convert, train, evaluate, pictures (minutes on 2 cores)
-# make test   the tests; make test-slow those that take minutes
+# make test   the tests; make test-slow those that take minutes; make test-long those of which CI runs a shorter form (half an hour)
 # make test-parity   the comparison with PyTorch, which it installs into .venv
 # make test-browser   the report's page in headless Chromium, where there is one
 # make test-cloud   conversion through Apache Beam, and runs kept in a bucket, against an emulator; it installs both into .venv
@@ -16,7 +16,7 @@ COMPARE := runs/compare
 # Minutes of each training on an idle machine of 2 cores; what is compared is the number of steps that SGMA makes in them.
 BUDGET_MINUTES ?= 5
 
-.PHONY: demo experiments experiments-short test test-slow test-parity test-cloud test-browser test-chaos lint format clean
+.PHONY: demo experiments experiments-short test test-slow test-long test-parity test-cloud test-browser test-chaos lint format clean
 .DEFAULT_GOAL := test
 
 $(STAMP): pyproject.toml constraints.txt
@@ -77,6 +77,9 @@ test: $(STAMP)
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow
+
+test-long: $(STAMP)
+	$(BIN)/python -m pytest -m long
 
 test-parity: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,torch]'

@@ -40,9 +40,9 @@ def trained() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def trained_longer() -> dict[str, Any]:
-    """Ten steps on every topology."""
-    return train_on("1x1x1", "1x8x1", "8x1x1", "4x2x1", "2x4x1", "2x1x4", "1x2x4", steps=10, timeout=3600)
+def trained_in_strips() -> dict[str, Any]:
+    """Three steps on eight devices of which four share image rows, and two parameters."""
+    return train_on("1x2x4", steps=3, timeout=900)
 
 
 def assert_trained_alike(got: dict[str, Any], want: dict[str, Any], relative: float) -> None:
@@ -56,21 +56,25 @@ def assert_trained_alike(got: dict[str, Any], want: dict[str, Any], relative: fl
         np.testing.assert_allclose(mine["robustness"], theirs["robustness"], rtol=2e-5)
 
 
+@pytest.mark.slow
 def test_eight_devices_train_as_one_does(trained: dict[str, Any]) -> None:
     losses = [report["loss"] for report in trained["1x1x1"]["reports"]]
     assert len(set(losses)) == len(losses), "nothing moves, so nothing is compared"
     assert_trained_alike(trained["2x4x1"], trained["1x1x1"], 1e-6)
 
 
+@pytest.mark.slow
 def test_a_step_that_is_not_finite_changes_nothing(trained: dict[str, Any]) -> None:
     for run in trained.values():
         assert run["not_applied"] == {"applied": False, "informative": False, "same": True}
 
 
+@pytest.mark.slow
 def test_one_device_sends_nothing(trained: dict[str, Any]) -> None:
     assert trained["1x1x1"]["collectives"] == []
 
 
+@pytest.mark.slow
 def test_devices_send_parameters_and_gradients_once_and_besides_them_only_statistics(trained: dict[str, Any]) -> None:
     """Every collective of the compiled step, whatever put it there, is one of these; an activation among them fails."""
     run = trained["2x4x1"]
@@ -91,16 +95,22 @@ def test_devices_send_parameters_and_gradients_once_and_besides_them_only_statis
         assert statistic or (kind == "all-gather" and shape in report), f"{times} x {kind} of {shape}"
 
 
-@pytest.mark.slow  # seven programs to compile
-def test_every_topology_trains_ten_steps_as_one_device_does(trained_longer: dict[str, Any]) -> None:
+@pytest.mark.long  # seven programs to compile
+def test_every_topology_trains_ten_steps_as_one_device_does() -> None:
+    trained_longer = train_on("1x1x1", "1x8x1", "8x1x1", "4x2x1", "2x4x1", "2x1x4", "1x2x4", steps=10, timeout=3600)
     for topology, run in trained_longer.items():
         assert_trained_alike(run, trained_longer["1x1x1"], 1e-6 if topology.endswith("x1") else 1e-5)
         assert run["not_applied"] == {"applied": False, "informative": False, "same": True}
 
 
 @pytest.mark.slow
-def test_a_halo_is_exchanged_once_each_way_and_convolution(trained_longer: dict[str, Any]) -> None:
-    sent = [c for c in trained_longer["1x2x4"]["collectives"] if c["kind"] == "collective-permute"]
+def test_devices_that_share_image_rows_train_as_one_does(trained: dict[str, Any], trained_in_strips: dict[str, Any]) -> None:
+    assert_trained_alike(trained_in_strips["1x2x4"], trained["1x1x1"], 1e-5)
+
+
+@pytest.mark.slow
+def test_a_halo_is_exchanged_once_each_way_and_convolution(trained_in_strips: dict[str, Any]) -> None:
+    sent = [c for c in trained_in_strips["1x2x4"]["collectives"] if c["kind"] == "collective-permute"]
     forward = sum(c["times"] for c in sent if "transpose" not in c["path"])
     # Strided patches look only upwards; the others both ways: eight blocks, the finest fusion, and the resizes of three scales and the logits.
     patches, blocks, fusion, resizes = 4, 8, 1, 4
@@ -109,7 +119,7 @@ def test_a_halo_is_exchanged_once_each_way_and_convolution(trained_longer: dict[
     assert backward == forward - 1, "each exchange goes back for the gradient, but for that of the images"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_accumulation_rematerialisation_bfloat16_and_sharing_go_together() -> None:
     # Micro-batches hold the same samples whatever the topology, so these too train alike.
     both = train_on("1x1x1", "2x2x2", steps=3, flags="accumulate+remat", timeout=1200)
@@ -166,7 +176,7 @@ print(json.dumps(result))
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_rematerialisation_saves_memory() -> None:
     """On devices that share rows: a CPU device that has whole samples computes most again in any case (layers.in_chunks)."""
     temporary = on_eight_devices("-c", MEMORY, timeout=1200)

@@ -95,10 +95,11 @@ def test_a_preset_fits_every_split_of_its_converted_set(converted: Callable[[str
 
 
 PRESETS = [f"{name}_{encoder}" for name in SETS for encoder in ("pvt_v2_b2", "resnet50")]
+IN_CI = ("dfc2023_resnet50", "deliver_pvt_v2_b2")
 
 
-@pytest.mark.slow  # each has a program of its own to compile
-@pytest.mark.parametrize("preset", PRESETS)
+# Each has a program of its own to compile.
+@pytest.mark.parametrize("preset", [pytest.param(p, marks=pytest.mark.slow if p in IN_CI else pytest.mark.long) for p in PRESETS])
 def test_a_preset_trains_on_its_converted_set(converted: Callable[[str], Path], preset: str) -> None:
     """Two steps each."""
     config = small(preset, converted(preset.split("_")[0]))

@@ -21,8 +21,8 @@ SHORT = ("--steps", 2, "--warmup-steps", 0, "--evaluate-every", 2, "--log-every"
 @pytest.mark.parametrize(
     ("scene", "preset", "sensors"),
     [
-        pytest.param("zion30m", "zion", ("rgb", "nir"), marks=pytest.mark.slow),
-        ("ign_grauduroi", "grau_du_roi", ("rgb", "nir", "ndsm")),
+        pytest.param("zion30m", "zion", ("rgb", "nir"), marks=pytest.mark.long),
+        pytest.param("ign_grauduroi", "grau_du_roi", ("rgb", "nir", "ndsm"), marks=pytest.mark.slow),
     ],
 )
 def test_a_real_scene_converts_trains_evaluates_and_is_mapped(
