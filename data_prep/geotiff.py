@@ -50,6 +50,8 @@ class Options:
     """Sensors stored as 10 log10 of their values (radar intensities); values of 0 and less become not available."""
     name: str = ""
     """Name of the data set; that of SOURCE if empty."""
+    licence: str = ""
+    """Licence and attribution of the data, for the manifest and the reports on what is trained on it."""
     overwrite: bool = False
     """Replace a converted set that stands in the folder."""
     parallel: tyro.conf.OmitArgPrefixes[ParallelOptions] = dataclasses.field(default_factory=ParallelOptions)
@@ -87,6 +89,7 @@ def convert_rasters(options: Options) -> None:
                 "overlap": options.overlap,
                 "ignore": options.ignore,
                 "log_modalities": list(options.log_modalities),
+                "licence": options.licence,
             },
             sources=_source_files(rasters, scenes, options.source),
             findings=survey.findings,

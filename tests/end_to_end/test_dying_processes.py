@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -21,6 +23,24 @@ if os.environ.get("SGMA_CHAOS") == "full":
 
 def lines(run: Path) -> list[dict]:
     return [{k: v for k, v in line.items() if k not in ("images_per_second", "host_wait")} for line in read_metrics(run / "metrics.jsonl")]
+
+
+HANGING = """
+import sys, time
+from sgma_jax import cli, training
+training.put_batch = lambda batch, mesh: time.sleep(600)  # as a file system that no longer answers
+sys.argv = ["sgma", *sys.argv[1:]]
+cli.main()
+"""
+
+
+@pytest.mark.slow
+def test_a_process_that_hangs_says_where_and_ends(tiny_preset: Path, tiny_city: Path, tmp_path: Path) -> None:
+    arguments = ["train", tiny_preset, "--data.path", tiny_city, "--workdir", tmp_path / "run", "--stall-seconds", 20]
+    done = subprocess.run([sys.executable, "-c", HANGING, *map(str, arguments)], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode != 0
+    assert "Timeout" in done.stderr
+    assert "in _next" in done.stderr
 
 
 @pytest.mark.slow

@@ -53,6 +53,15 @@ def test_two_processes_of_four_devices_are_one_of_eight(arguments: list[object],
     assert "saved on 8 device(s) of 2 process(es), going on on 4 of 1" in said_now
 
 
+@pytest.mark.long
+def test_a_run_saved_on_four_devices_goes_on_on_eight(arguments: list[object], one_of_eight: Path, tmp_path: Path) -> None:
+    run = tmp_path / "grown"
+    train([*arguments, "--workdir", run, "--stop-after", SAVED], devices=4)
+    (said,) = train([*arguments, "--workdir", run, "--fsdp", 2], devices=8)
+    assert losses(run) == pytest.approx(losses(one_of_eight), rel=1e-6)
+    assert "saved on 4 device(s) of 1 process(es), going on on 8 of 1" in said
+
+
 @pytest.mark.slow
 def test_two_processes_score_a_checkpoint_of_one_to_the_last_count_and_go_on_from_it(
     arguments: list[object], one_of_eight: Path, tmp_path: Path

@@ -119,6 +119,9 @@ def test_the_card_says_what_is_known_and_how_to_get_the_run_again(made_run: Make
     assert card.commands[0] == "git checkout " + "b" * 40  # the code that trained, not the code that scored
     assert card.recorded_command == "sgma train carded.py --workdir carded"
     assert card.facts["Data licence"].startswith("not stated")
+    assert run.manifest is not None
+    licensed = dataclasses.replace(run, manifest=dataclasses.replace(run.manifest, options={"licence": "CC BY 4.0, A. Publisher"}))
+    assert make_card(licensed).facts["Data licence"] == "CC BY 4.0, A. Publisher"
     assert card.facts["Trained on"] == "1 x cpu"
     assert card.findings == ("two scenes have no sar",)
     page = render_page([run])

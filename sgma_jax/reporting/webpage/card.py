@@ -166,7 +166,9 @@ def _facts(run: Run, start: dict[str, Any]) -> dict[str, str]:
     facts["Training"] = f"{training}; peak learning rate {config.optimizer.peak_learning_rate:g}, modality dropout {config.data.modality_dropout:g}"
     facts["Trained on"] = str(start.get("devices", NOT_STATED))
     facts["Data"] = _data(manifest, run)
-    facts["Data licence"] = f"{NOT_STATED}: a converted set's manifest carries none. Ask the data's publisher before passing on pictures or maps."
+    licence = manifest.options.get("licence") if manifest else None
+    unknown = f"{NOT_STATED} when the data were converted. Ask their publisher before passing on pictures or maps."
+    facts["Data licence"] = str(licence or unknown)
     facts["Checkpoint"] = f"step {provenance.get('checkpoint_step', NOT_STATED)}"
     facts["Code that trained"] = str(start.get("git_revision") or NOT_STATED)
     facts["Code that scored"] = str(provenance_revision(run) or NOT_STATED)
@@ -179,7 +181,7 @@ def _facts(run: Run, start: dict[str, Any]) -> dict[str, str]:
 def _data(manifest: Manifest | None, run: Run) -> str:
     if manifest is None:
         return f"was at {run.config.data.path or NOT_STATED}; not at hand when this page was written"
-    options = ", ".join(f"{name} {json.dumps(value)}" for name, value in manifest.options.items())
+    options = ", ".join(f"{name} {json.dumps(value)}" for name, value in manifest.options.items() if name != "licence")
     return f"{manifest.schema.name}, tiles of {manifest.schema.tile} x {manifest.schema.tile} pixels, converted by {manifest.converter} ({options})"
 
 
