@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -37,6 +39,27 @@ def test_a_map_of_several_bands_keeps_names_colours_nodata_and_place(cog: bool, 
         assert np.isnan(file.nodata)
         np.testing.assert_allclose(file.read().sum(0), 1, atol=1e-5)
         np.testing.assert_array_equal(file.read().argmax(0), values)
+
+
+@pytest.mark.parametrize("cog", [False, True])
+def test_gdalinfo_finds_place_names_colours_and_nodata(cog: bool, city_files: Files, tmp_path: Path) -> None:
+    """GDAL's own program, which need not be of the version that wrote the map."""
+    if shutil.which("gdalinfo") is None:
+        pytest.skip("gdalinfo is not installed: apt-get install gdal-bin")
+    out = predict(LocalModel(), city_files, tmp_path / "map.tif", confidence=True, used=True, cog=cog)
+    said = json.loads(subprocess.run(["gdalinfo", "-json", "-checksum", str(out)], capture_output=True, text=True, check=True).stdout)
+    with rasterio.open(out) as file:
+        assert said["size"] == [file.width, file.height]
+        assert said["geoTransform"] == list(file.transform.to_gdal())
+        assert [band["checksum"] for band in said["bands"]] == [file.checksum(i) for i in file.indexes]
+    assert 'ID["EPSG",32632]' in said["coordinateSystem"]["wkt"]
+    assert [band["description"] for band in said["bands"]] == ["class", "confidence", "used sensors", "robustness rgb", "robustness dsm"]
+    assert {band["noDataValue"] for band in said["bands"]} == {255}
+    classes, _, used = said["bands"][:3]
+    assert classes["colorTable"]["entries"][:3] == [[255, 255, 255, 255], [0, 0, 255, 255], [0, 255, 0, 255]]
+    assert classes["metadata"][""]["class_1"] == "building"
+    assert used["metadata"][""]["bit_1"] == "dsm"
+    assert said["metadata"]["IMAGE_STRUCTURE"].get("LAYOUT") == ("COG" if cog else None)
 
 
 def test_a_map_of_classes_alone_holds_its_colours_itself(tmp_path: Path) -> None:
