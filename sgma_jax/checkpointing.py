@@ -207,7 +207,7 @@ class _Reader:
             try:
                 got = read(step)
             except Exception as error:  # Orbax, TensorStore, zlib and JSON have their own kinds for a damaged file
-                reason = " ".join(str(error).split())[:200] or type(error).__name__
+                reason = " ".join(str(error).split(" See full ")[0].split())[:200] or type(error).__name__
             if all_agree(got is not None):
                 assert got is not None
                 return step, got, [f"{line} Going on from step {step} instead." for line in damaged]
