@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -39,6 +42,8 @@ def assemble(parts: Parts, out: Path, options: PredictOptions) -> list[Path]:
             "Run the missing shard, with --resume where it was stopped."
         )
 
+    _check_room(parts, out)
+
     def rows(name: str) -> Iterator[np.ndarray]:
         return (parts.read(unit)[name] for unit in range(tiling.rows))
 
@@ -58,6 +63,15 @@ def assemble(parts: Parts, out: Path, options: PredictOptions) -> list[Path]:
     write_geotiff(out, grid, rows("map"), dtype="uint8", nodata=IGNORE, bands=layers.bands(), tags=tags, colours=layers.palette, cog=options.cog)
     parts.remove()
     return [out, *written]
+
+
+def _check_room(parts: Parts, out: Path) -> None:
+    """Raise OSError where the disk has less room than the rows take, which are compressed about as well as the map will be.
+
+    Asked before and not found out midway, because libtiff tells of a failed write on stderr by itself.
+    """
+    if shutil.disk_usage(out.parent).free < parts.stored_bytes():
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(out))
 
 
 def merge_shards(out: Path, options: PredictOptions) -> list[Path]:

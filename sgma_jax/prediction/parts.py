@@ -50,6 +50,10 @@ class Parts:
         except (OSError, ValueError, zlib.error) as error:
             raise InputError(f"{path} cannot be read ({error}). Remove it and run the same command with --resume.") from error
 
+    def stored_bytes(self) -> int:
+        """What all rows take on disk."""
+        return sum(path.stat().st_size for path in self.folder.glob("rows_*"))
+
     def remove(self) -> None:
         """Remove the folder, once the map is whole."""
         shutil.rmtree(self.folder)
