@@ -50,7 +50,7 @@ def test_micro_batches_are_the_samples_in_turn_so_that_neighbours_on_a_device_st
         np.testing.assert_array_equal(np.concatenate(shares, 1), parts.ids)
 
 
-@pytest.mark.slow  # two programs to compile
+@pytest.mark.long  # two programs to compile
 def test_accumulated_micro_batches_are_one_batch_where_normalisation_sees_the_same() -> None:
     """And rematerialisation changes nothing. Losses and gradients are over all labelled pixels of the batch, not means of means."""
     together: dict[str, Any] = {}

@@ -26,8 +26,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 """
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("dsm", ["lastools", "absolute"])
+@pytest.mark.parametrize("dsm", [pytest.param("lastools", marks=pytest.mark.long), pytest.param("absolute", marks=pytest.mark.slow)])
 def test_a_tile_of_6000_pixels_stays_below_one_gibibyte(dsm: str, tmp_path: Path) -> None:
     # In a process of its own, because a child's peak is never below what its parent held when it was started.
     subprocess.run([sys.executable, "-c", WRITE, str(tmp_path / "potsdam")], check=True)

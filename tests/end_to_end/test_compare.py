@@ -61,7 +61,7 @@ def test_bad_arguments_are_one_line_before_anything_is_written(tiny_city: Path, 
     assert not out.exists()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_shards_together_do_everything_under_the_budget_that_one_of_them_measured(tiny_city: Path, tiny_preset: Path, tmp_path: Path) -> None:
     arguments = ("--seeds", "1", "--budget-minutes", "0.01", "--methods", "sgma", "m3l_like", "imlt_like")
     for shard in ("2/2", "1/2"):

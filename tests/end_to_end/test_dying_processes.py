@@ -16,9 +16,9 @@ from sgma_jax.reporting.metrics_log import read_metrics
 from .many_processes import finish, start, train
 
 STEPS, SAVE_EVERY, HEARTBEAT = 20, 4, 10
-FAULTS = [(signal.SIGSTOP, 0), (signal.SIGTERM, 1)]
+FAULTS = [(signal.SIGKILL, 1)]
 if os.environ.get("SGMA_CHAOS") == "full":
-    FAULTS = [(signal.SIGKILL, 1), (signal.SIGSTOP, 1), *FAULTS]
+    FAULTS += [(signal.SIGSTOP, 1), (signal.SIGSTOP, 0), (signal.SIGTERM, 1)]
 
 
 def lines(run: Path) -> list[dict]:

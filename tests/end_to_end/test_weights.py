@@ -43,6 +43,7 @@ def newest_variables(run: Path) -> tuple[dict, dict]:
     return restore_newest_model(run, with_sharding(shapes, make_mesh(1)))[1], shapes
 
 
+@pytest.mark.slow
 def test_a_run_begins_with_imported_weights_and_goes_on_without_their_file(
     downloaded: Path, tiny_city: Path, tiny_preset: Path, tmp_path: Path, sgma: Command
 ) -> None:
