@@ -5,7 +5,7 @@ Command: python -m experiments.benchmarks.conversion [--side 6000] [--tile 512] 
 
 from __future__ import annotations
 
-import os
+import json
 import subprocess
 import sys
 import tempfile
@@ -65,18 +65,27 @@ def write_scene(folder: Path, side: int) -> tuple[Path, int]:
     return manifest, total
 
 
+# A process's peak counts what its parent held when it was started, so the one that is measured is started by one that holds nothing.
+WAITING = """
+import json, os, subprocess, sys
+process = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+_, status, usage = os.wait4(process.pid, 0)  # with what its workers used
+print(json.dumps([os.waitstatus_to_exitcode(status), usage.ru_utime + usage.ru_stime, usage.ru_maxrss]))
+"""
+
+
 def convert_scene(manifest: Path, out: Path, tile: int, workers: int) -> Cost:
     """Convert in a process of its own. CalledProcessError where it fails."""
     command = [sys.executable, "-m", "data_prep.geotiff", str(manifest), str(out), "--tile", str(tile), "--workers", str(workers)]
     began = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)  # with what its workers used
+    told = subprocess.run([sys.executable, "-c", WAITING, *command], capture_output=True, text=True, check=True).stdout
     seconds = time.perf_counter() - began
+    status, cpu_seconds, peak = json.loads(told)
     if status:
-        raise subprocess.CalledProcessError(os.waitstatus_to_exitcode(status), command)
+        raise subprocess.CalledProcessError(status, command)
     kibibyte = 1 if sys.platform == "darwin" else 1024
     written = sum(shard.bytes for shard in read_manifest(out).shards)
-    return Cost(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * kibibyte, written)
+    return Cost(seconds, cpu_seconds, peak * kibibyte, written)
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ def compare(city: Path, preset: Path, out: Path, *arguments: str) -> subprocess.
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_member_that_fails_leaves_the_others_and_what_is_done_is_not_done_again(tiny_city: Path, tiny_preset: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     (out / "m3l_like" / "0").mkdir(parents=True)

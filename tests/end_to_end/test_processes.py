@@ -62,7 +62,7 @@ def test_a_run_saved_on_four_devices_goes_on_on_eight(arguments: list[object], o
     assert "saved on 4 device(s) of 1 process(es), going on on 8 of 1" in said
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_processes_score_a_checkpoint_of_one_to_the_last_count_and_go_on_from_it(
     arguments: list[object], one_of_eight: Path, tmp_path: Path
 ) -> None:

@@ -69,7 +69,7 @@ def batch_of(seed: int) -> dict:
     }
 
 
-@pytest.mark.parametrize("encoder", ["pvt_v2_b0", pytest.param("resnet18", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("encoder", ["pvt_v2_b0", pytest.param("resnet18", marks=pytest.mark.long)])
 @settings(max_examples=6)
 @given(seed=st.integers(0, 100), whole=st.booleans())
 def test_absent_pixels_cannot_change_anything_to_the_bit(encoder: str, seed: int, whole: bool) -> None:
