@@ -9,7 +9,7 @@ import pytest
 import rasterio
 from PIL import Image
 
-from experiments.map_picture import Arguments, draw
+from experiments.pictures.scene_maps import Arguments, draw
 from sgma_jax.errors import InputError
 from tests.prediction.local_scene import LocalModel, predict, save
 

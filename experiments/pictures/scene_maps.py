@@ -1,6 +1,6 @@
 """One picture of a scene's sensors, its label and the maps that `sgma predict` made of it, as in docs/results.md.
 
-Command: python -m experiments.map_picture OUT.png --sensor rgb=rgb.tif --sensor nir=nir.tif --label label.tif --map rgb+nir=map.tif
+Command: python -m experiments.pictures.scene_maps OUT.png --sensor rgb=rgb.tif --sensor nir=nir.tif --label label.tif --map rgb+nir=map.tif
 All files lie on one grid. Where the first map has `--robustness scales`, OUT_robustness.png shows it.
 """
 

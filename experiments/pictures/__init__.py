@@ -1,0 +1,1 @@
+"""Pictures of what was trained, for documents."""
