@@ -18,7 +18,7 @@ from .many_processes import finish, start, train
 STEPS, SAVE_EVERY, HEARTBEAT = 20, 4, 10
 FAULTS = [(signal.SIGKILL, 1)]
 if os.environ.get("SGMA_CHAOS") == "full":
-    FAULTS += [(signal.SIGSTOP, 1), (signal.SIGSTOP, 0), (signal.SIGTERM, 1)]
+    FAULTS += [(signal.SIGSTOP, 0), (signal.SIGTERM, 1)]
 
 
 def lines(run: Path) -> list[dict]:
