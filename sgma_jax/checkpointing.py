@@ -21,7 +21,7 @@ from sgma_jax.config import TrainConfig
 from sgma_jax.distributed import all_agree, from_writer, is_writer, wait_for_all
 from sgma_jax.errors import InputError
 from sgma_jax.fingerprints import fingerprints
-from sgma_jax.runs import CHECKPOINTS, kept_in
+from sgma_jax.runs import CHECKPOINTS, in_bucket, kept_in
 from sgma_jax.structs import TrainState
 
 DAMAGED = "damaged_checkpoints"
@@ -122,7 +122,7 @@ class Checkpoints:
 
         Asked before and not found out midway, because TensorStore's threads tell of each failed write on stderr by themselves.
         """
-        if "://" in str(self._folder):  # a bucket
+        if in_bucket(self._folder):
             return
         needed = SPARE_DISK + sum(x.nbytes for x in jax.tree.leaves(state))  # trained floats hardly compress
         free = from_writer(shutil.disk_usage(self._manager.directory).free)

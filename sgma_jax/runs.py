@@ -57,7 +57,13 @@ def kept_in(folder: Path, config: TrainConfig | None = None) -> epath.Path:
     """
     if config is None and (folder / CONFIG_FILE).exists():
         config = read_config(folder)
-    return epath.Path(config.storage if config and config.storage else folder.absolute())
+    storage = config.storage if config else ""
+    return epath.Path(storage if in_bucket(storage) else Path(storage or folder).absolute())
+
+
+def in_bucket(path: object) -> bool:
+    """Whether a path is an object store's, and no file system's."""
+    return "://" in str(path)
 
 
 def fetch_copies(folder: Path, config: TrainConfig) -> bool:
@@ -71,10 +77,9 @@ def fetch_copies(folder: Path, config: TrainConfig) -> bool:
         storage = epath.Path(config.storage)
         lost = not (folder / CONFIG_FILE).exists() and (storage / CONFIG_FILE).exists()
         if lost:
-            folder.mkdir(parents=True, exist_ok=True)
             for name in sorted(COPIED, key=lambda name: name == CONFIG_FILE):  # the configuration last: with it the folder is a run
                 if (storage / name).exists():
-                    (folder / name).write_bytes((storage / name).read_bytes())
+                    write_atomically(folder / name, (storage / name).read_bytes())
     except Exception as error:  # every file system has its own kinds
         reason = " ".join(str(error).split())[:200]
         raise InputError(
@@ -93,7 +98,7 @@ def keep_copies(folder: Path, config: TrainConfig) -> None:
     for name in COPIED:
         if (folder / name).exists():
             content = (folder / name).read_bytes()
-            if "://" in config.storage:
+            if in_bucket(storage):
                 (storage / name).write_bytes(content)  # a bucket's objects are there as a whole or not
             else:
                 write_atomically(Path(storage / name), content)

@@ -40,14 +40,14 @@ def draw(arguments: Arguments) -> list[Path]:
     sensors = {name: read(path) for name, path in named(arguments.sensor)}
     maps = [(name, path, read(path)) for name, path in named(arguments.map)]
     label = read(arguments.label)
-    for name, values in {**sensors, **{name: values for name, _, values in maps}}.items():
+    for name, values in [*sensors.items(), *((f"the map {name}", values) for name, _, values in maps)]:
         if values.shape[1:] != label.shape[1:]:
             rows, columns = label.shape[1:]
             raise InputError(f"{name} has {values.shape[1]} x {values.shape[2]} pixels, the label {rows} x {columns}. Give files of one grid.")
     step = (slice(None, None, arguments.every),) * 2
     with rasterio.open(maps[0][1]) as file:
         tags, colours = file.tags(1), file.colormap(1)
-        robustness = {text: file.read(band)[step] for band, text in enumerate(file.descriptions, 1) if text and " stride " in text}
+        robustness = {text: values[step] for text, values in zip(file.descriptions, maps[0][2], strict=True) if text and " stride " in text}
     classes = [tags[f"class_{code}"] for code in range(sum(key.startswith("class_") for key in tags))]
     return scene_picture(
         arguments.out,
@@ -84,8 +84,8 @@ def codes(values: Float[np.ndarray, "bands height width"]) -> UInt8[np.ndarray, 
 
 def shares(bands: dict[str, np.ndarray], sensors: tuple[str, ...], stride: int) -> Float[np.ndarray, "modality height width"]:
     """Robustness at one scale, of 1; 0 where nothing is said, and for a sensor that the map does not use."""
-    found = [bands.get(f"robustness {sensor} stride {stride}", np.full_like(next(iter(bands.values())), 255)) for sensor in sensors]
-    return np.stack([np.where(values == 255, 0, values / np.float32(100)) for values in found])
+    nothing = np.zeros_like(next(iter(bands.values())))
+    return np.stack([np.nan_to_num(bands.get(f"robustness {sensor} stride {stride}", nothing)) / 100 for sensor in sensors])
 
 
 @one_line_errors

@@ -13,7 +13,7 @@ from sgma_jax.runs import read_config
 from sgma_jax.training import fit
 
 
-@pytest.mark.parametrize("row", ["baseline", pytest.param("mas_only", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("row", ["baseline", pytest.param("mas_only", marks=pytest.mark.long)])
 def test_an_ablation_trains_with_and_without_its_parts(row: str, tiny_run: Path, tmp_path: Path) -> None:
     tiny = read_config(tiny_run)
     ablation = runpy.run_path(f"experiments/ablations/{row}.py")["config"]

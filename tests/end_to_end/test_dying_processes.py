@@ -34,7 +34,7 @@ cli.main()
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_process_that_hangs_says_where_and_ends(tiny_preset: Path, tiny_city: Path, tmp_path: Path) -> None:
     arguments = ["train", tiny_preset, "--data.path", tiny_city, "--workdir", tmp_path / "run", "--stall-seconds", 20]
     done = subprocess.run([sys.executable, "-c", HANGING, *map(str, arguments)], capture_output=True, text=True, timeout=300, check=False)

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from sgma_jax.reporting.metrics_log import read_metrics
+from tests.end_to_end.many_processes import free_port
 from tests.end_to_end.test_commands import assert_one_line
 from tests.end_to_end.test_resume import assert_same_run
 
@@ -25,9 +26,7 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """gs://bucket, empty."""
     pytest.importorskip("gcsfs", reason="gcsfs is not installed: pip install 'sgma_jax[cloud]'")
     pytest.importorskip("gcp_storage_emulator", reason="its emulator is not installed: make test-cloud")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     url = f"http://127.0.0.1:{port}"
     for name, value in {
         "STORAGE_EMULATOR_HOST": url, "FSSPEC_GS": '{"token": "anon"}', "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",  # gcsfs
@@ -86,13 +85,16 @@ def test_storage_that_cannot_be_used_is_one_line(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_folder_can_be_the_storage(sgma: Command, tiny_run: Path, tiny_preset: Path, tiny_city: Path, tmp_path: Path) -> None:
+def test_a_folder_can_be_the_storage(
+    sgma: Command, tiny_run: Path, tiny_preset: Path, tiny_city: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run, storage = tmp_path / "run", tmp_path / "storage"
-    command = ["train", tiny_preset, "--workdir", run, "--data.path", tiny_city, "--storage", storage]
+    monkeypatch.chdir(tmp_path)
+    command = ["train", tiny_preset, "--workdir", run, "--data.path", tiny_city, "--storage", "storage"]
     assert sgma(*command)[0] == 0
     assert {p.name for p in storage.iterdir()} == {"checkpoints", "config.json", "schema.json", "metrics.jsonl", "starts.jsonl"}
     shutil.rmtree(run)
     assert sgma(*command)[0] == 0
     assert_same_run(tiny_run, run)
-    without = [word for word in command if word not in ("--storage", storage)]
+    without = [word for word in command if word not in ("--storage", "storage")]
     assert_one_line(sgma(*without), "differs in storage")

@@ -40,5 +40,7 @@ def test_a_map_and_its_label_become_two_pictures(city_files: dict[str, Path], tm
     other = save(tmp_path / "other.tif", np.zeros((10, 10), np.uint8))
     with pytest.raises(InputError, match="one grid"):
         draw(Arguments(out=tmp_path / "scene.png", sensor=sensors, map=(f"rgb+dsm={out}",), label=other))
+    with pytest.raises(InputError, match=r"^rgb has 10 x 10"):  # also where a map has the sensor's name
+        draw(Arguments(out=tmp_path / "scene.png", sensor=(f"rgb={other}",), map=(f"rgb={out}",), label=label))
     with pytest.raises(InputError, match="NAME=FILE"):
         draw(Arguments(out=tmp_path / "scene.png", sensor=("rgb.tif",), map=(f"rgb+dsm={out}",), label=label))
