@@ -182,10 +182,14 @@ def train(arguments: list[str]) -> None:
     config = tyro.cli(TrainConfig, default=preset, args=rest, prog=prog, config=(tyro.conf.AvoidSubcommands,))
     _prepare_jax()
     from sgma_jax.distributed import end_on_error, start
+    from sgma_jax.sharding import one_device_a_core
     from sgma_jax.training import fit
 
+    check(config)
     if own.distributed or (own.coordinator, own.process, own.processes) != (None, None, None):
         start(own.coordinator, own.process, own.processes, silence=own.heartbeat_seconds)
+    else:
+        one_device_a_core(config.data.batch_size // config.accumulate, config.data.evaluation_batch_size)
     session = partial(fit, stop_after=own.stop_after, resume=own.resume, profile=own.profile, stall_seconds=own.stall_seconds or None)
     if not end_on_error(lambda: session(config, own.workdir)):
         raise SystemExit(own.stopped_status)
@@ -200,8 +204,10 @@ def evaluate(arguments: list[str]) -> None:
     from sgma_jax.failures import evaluate_failures
     from sgma_jax.reporting.tables import print_analysis, print_evaluation, print_failures
     from sgma_jax.runs import read_config
+    from sgma_jax.sharding import one_device_a_core
 
     config = read_config(own.run)
+    one_device_a_core(config.data.evaluation_batch_size)
     if own.data_path:
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, path=own.data_path))
     evaluation = evaluate_run(own.run, config, own.split, own.missing, own.pictures)
@@ -216,7 +222,9 @@ def predict(arguments: list[str]) -> None:
     """`sgma predict RUN --sensor NAME=FILE --out MAP`: writes a GeoTIFF; docs/prediction.md says it all."""
     _prepare_jax()
     from sgma_jax.prediction import command
+    from sgma_jax.sharding import one_device_a_core
 
+    one_device_a_core()  # windows are answered one by one
     command.predict(arguments)
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,6 +25,23 @@ ROWS = "space"
 """The axis that shares the image rows of a sample."""
 COARSEST = 32
 """Stride of the coarsest map: a device's strip of rows is a multiple of it, so that no position of a map lies on two devices."""
+MOST_CORES = 8
+"""[C] Devices that a CPU becomes at most: each has a copy of the parameters. Measured with 2 only."""
+
+
+def one_device_a_core(*batches: int) -> None:
+    """Make a CPU as many devices as it has cores, of which each computes samples of its own, as far as they divide all of `batches`.
+
+    JAX takes a CPU for one device and divides single operations among its cores, which keeps 2 of them busy for three quarters of a
+    training step (docs/benchmarks.md). Must be called before JAX sees a device. Nothing changes for an accelerator, nor where XLA_FLAGS or
+    JAX_NUM_CPU_DEVICES says how many devices there shall be.
+    """
+    if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "") or "JAX_NUM_CPU_DEVICES" in os.environ:
+        return
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    common = math.gcd(*batches)
+    with contextlib.suppress(RuntimeError):  # JAX has its devices already: a program that calls us has chosen them
+        jax.config.update("jax_num_cpu_devices", max(n for n in range(1, min(cores, MOST_CORES) + 1) if common % n == 0))
 
 
 def make_mesh(fsdp: int, space: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:

@@ -16,8 +16,9 @@ ROOT = Path(__file__).resolve().parents[1]
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Optimising is more than half of the compilation, and the tests' programs run for milliseconds.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+# Optimising is more than half of the compilation, and the tests' programs run for milliseconds. One device: what runs in a process of its
+# own is to be the same, to the last bit, as what runs in this one.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_force_host_platform_device_count=1")
 
 # Few examples, because each shape compiles anew; the same ones in every run, so that CI never fails by chance.
 settings.register_profile("default", max_examples=15, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])

@@ -153,3 +153,31 @@ def test_one_device_is_the_same_program() -> None:
     np.testing.assert_array_equal(put_batch(batch, mesh).ids, np.arange(size))
     with pytest.raises(InputError, match="fsdp x space is"):
         make_mesh(len(jax.devices()) + 1)
+
+
+@pytest.mark.parametrize(
+    ("environment", "cores", "batches", "devices"),
+    [
+        ({}, None, (8, 6), 2),
+        ({}, None, (7,), 1),
+        ({}, None, (), 2),
+        ({}, 1, (8,), 1),
+        ({"XLA_FLAGS": "--xla_force_host_platform_device_count=3"}, None, (8,), 3),
+        ({"JAX_NUM_CPU_DEVICES": "3"}, None, (8,), 3),
+    ],
+)
+def test_a_cpu_is_as_many_devices_as_it_has_cores_unless_told_otherwise(environment: dict, cores: int | None, batches: tuple, devices: int) -> None:
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("needs two cores")
+    program = f"""
+import os, jax
+from sgma_jax.sharding import one_device_a_core
+os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:{cores or 2}])
+one_device_a_core(*{batches})
+print(jax.device_count())
+one_device_a_core(1)  # too late: what there is stays
+print(jax.device_count())
+"""
+    others = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "JAX_NUM_CPU_DEVICES")}
+    done = subprocess.run([sys.executable, "-c", program], env=others | environment, capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.split() == [str(devices)] * 2

@@ -17,7 +17,7 @@ from sgma_jax.evaluation import Evaluator
 from sgma_jax.interop.torch_weights import state_dict_of
 from sgma_jax.models.sgma import make_model
 from sgma_jax.optimization import optimizer
-from sgma_jax.sharding import make_mesh, put_batch
+from sgma_jax.sharding import make_mesh, one_device_a_core, put_batch, replicated
 from sgma_jax.structs import Batch, TrainState
 from sgma_jax.training_step import make_train_step, state_initializer
 
@@ -36,6 +36,7 @@ def write_weights(workload: Workload, folder: Path) -> Subject:
 def training(workload: Workload, folder: Path) -> Subject:
     """One optimiser step. Its compilation is timed cold: the persistent cache is off."""
     jax.config.update("jax_enable_compilation_cache", False)
+    one_device_a_core(workload.batch)
     config, mesh = config_of(workload), make_mesh(1)
     _, shapes = state_initializer(config, mesh)
     variables = load_variables(folder)
@@ -66,10 +67,11 @@ def training(workload: Workload, folder: Path) -> Subject:
 
 def inference(workload: Workload, folder: Path) -> Subject:
     """Classes and robustness maps; a case is a subset of the sensors, its names joined by "+"."""
+    one_device_a_core(workload.batch)
     config, mesh = config_of(workload), make_mesh(1)
     model = make_model(config)
     evaluator = Evaluator(model, config.data.classes, mesh)
-    variables = jax.device_put(load_variables(folder))
+    variables = jax.device_put(load_variables(folder), replicated(mesh))
     batch = put_batch(batch_of(workload), mesh)
 
     def run(case: str) -> None:
@@ -97,7 +99,11 @@ def _costs(compiled: Any) -> dict[str, Any]:
 
 
 def _facts() -> dict[str, Any]:
-    return {"framework": f"jax {jax.__version__}", "device": jax.devices()[0].device_kind, "cores": len(os.sched_getaffinity(0))}
+    return {
+        "framework": f"jax {jax.__version__}",
+        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+        "cores": len(os.sched_getaffinity(0)),
+    }
 
 
 def _device_memory() -> int | None:

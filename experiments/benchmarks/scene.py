@@ -35,6 +35,7 @@ from sgma_jax.prediction.options import PredictOptions
 from sgma_jax.prediction.predict import default_overlap, open_scene, write_scene
 from sgma_jax.prediction.windows import Tiling
 from sgma_jax.reporting.run_schema import RunSchema
+from sgma_jax.sharding import one_device_a_core
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,6 +138,7 @@ def measure(options: Options, folder: Path) -> dict[str, Any]:
 def main() -> None:
     """Measure and print."""
     options = tyro.cli(Options, prog="scene")
+    one_device_a_core()
     with tempfile.TemporaryDirectory() as name:
         note("the first round compiles and does not count")
         result = measure(options, Path(name))

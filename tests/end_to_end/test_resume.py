@@ -90,3 +90,26 @@ def test_a_run_killed_at_any_moment_goes_on_to_the_same_end(tiny_run: Path, tiny
     wait_for(lambda: any("tmp" in p.name for p in (run / "checkpoints").glob("*")))
     subprocess.run(command, check=True, capture_output=True, timeout=300)
     assert_same_run(tiny_run, run)
+
+
+@pytest.mark.slow
+def test_a_run_on_one_device_a_core_goes_on_to_the_same_end(
+    tiny_run: Path, tiny_preset: Path, tiny_city: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `sgma train` runs outside these tests, where a CPU is one device."""
+    monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")
+
+    def train(run: Path, *more: object) -> str:
+        program = [sys.executable, "-c", "from sgma_jax.cli import main; main()"]
+        command = [*program, "train", tiny_preset, "--workdir", run, "--data.path", tiny_city, *more]
+        return subprocess.run(list(map(str, command)), check=True, capture_output=True, text=True, timeout=300).stderr
+
+    def losses(run: Path) -> list[float]:
+        return [line["loss"] for line in read_metrics(run / "metrics.jsonl") if line["kind"] == "train"]
+
+    devices = min(2, len(os.sched_getaffinity(0)))  # the batch size is 2
+    assert f"{devices} device(s)" in train(tmp_path / "straight")
+    train(tmp_path / "in_two", "--stop-after", 10)
+    train(tmp_path / "in_two")
+    assert_same_run(tmp_path / "straight", tmp_path / "in_two")
+    assert losses(tmp_path / "straight") == pytest.approx(losses(tiny_run), rel=1e-3)
