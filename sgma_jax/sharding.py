@@ -27,6 +27,7 @@ COARSEST = 32
 """Stride of the coarsest map: a device's strip of rows is a multiple of it, so that no position of a map lies on two devices."""
 MOST_CORES = 8
 """[C] Devices that a CPU becomes at most: each has a copy of the parameters. Measured with 2 only."""
+LONG_MEETINGS = "--xla_cpu_collective_call_warn_stuck_timeout_seconds=3600 --xla_cpu_collective_call_terminate_timeout_seconds=86400"
 
 
 def one_device_a_core(*batches: int) -> None:
@@ -40,6 +41,9 @@ def one_device_a_core(*batches: int) -> None:
         return
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     common = math.gcd(*batches)
+    # XLA ends the process where devices meet more than 40 seconds apart, as on a busy machine, or one that slept. Whoever waits for ever is found
+    # by `sgma train --stall-seconds`.
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {LONG_MEETINGS}"
     with contextlib.suppress(RuntimeError):  # JAX has its devices already: a program that calls us has chosen them
         jax.config.update("jax_num_cpu_devices", max(n for n in range(1, min(cores, MOST_CORES) + 1) if common % n == 0))
 

@@ -174,7 +174,7 @@ import os, jax
 from sgma_jax.sharding import one_device_a_core
 os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:{cores or 2}])
 one_device_a_core(*{batches})
-print(jax.device_count())
+print(jax.device_count())  # which also takes XLA's flags, all or the process ends
 one_device_a_core(1)  # too late: what there is stays
 print(jax.device_count())
 """
