@@ -65,7 +65,7 @@ def programs(classes: int, sensors: int, options: Options) -> tuple[dict[tuple[s
 
     def naive(params: Any, features: list[Array]) -> list[Any]:
         def convolve(x: Array, kernel: Array) -> Array:
-            return depthwise(x, kernel[:, :, 0])
+            return depthwise(x[None], kernel[:, :, 0])[0]
 
         return [
             naive_fusion(p, x, a, modalities, f.heads(x.shape[-1]), convolve=convolve)

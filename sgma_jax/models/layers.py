@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any, Literal
@@ -95,22 +95,63 @@ def gelu(x: Float[Array, "*any"]) -> Float[Array, "*any"]:
 # --- depthwise convolution -------------------------------------------------------------------------------------------
 
 
+MOST_SAMPLES = 4
+"""[C] Samples of which the kernel's gradient adds up products in one pass; more make the pass longer to compile."""
+
+# What a loop cuts out for its next round is carried into it: cut and used in the same round, XLA on CPU computes both in one piece of code,
+# which it does not vectorise, and takes five times as long (docs/benchmarks.md).
+
+
 def _shifted_products(x: Array, kernel: Array, unroll: bool = False) -> Array:
     rows, columns = kernel.shape[-3:-1]
     height, width = x.shape[-3:-1]
-    padded = jnp.pad(x, [(0, 0)] * (x.ndim - 3) + [(rows // 2,) * 2, (columns // 2,) * 2, (0, 0)])
+    in_x, in_kernel = x.ndim - 3, kernel.ndim - 3
+    at_once = rows if rows <= 3 or unroll else 2  # rows of taps
+    rounds = -(-rows // at_once)
+    more = rounds * at_once - rows
+    padded = jnp.pad(x, [(0, 0)] * in_x + [(rows // 2, rows // 2 + more), (columns // 2,) * 2, (0, 0)])
+    taps = jnp.pad(kernel, [(0, 0)] * in_kernel + [(0, more), (0, 0), (0, 0)])
 
-    def add_row(i: Any, total: Array) -> Array:
-        taps = lax.dynamic_index_in_dim(kernel, i, axis=kernel.ndim - 3)
-        strip = lax.dynamic_slice_in_dim(padded, i, height, axis=x.ndim - 3)
-        for j in range(columns):
-            total = total + strip[..., j : j + width, :] * taps[..., j : j + 1, :]
+    def add_rows(total: Array, strip: Array, taps: Array) -> Array:
+        for i, j in itertools.product(range(at_once), range(columns)):
+            total = total + strip[..., i : i + height, j : j + width, :] * taps[..., i : i + 1, j : j + 1, :]
         return total
 
-    if rows <= 3 or unroll:
-        return functools.reduce(lambda total, i: add_row(i, total), range(rows), jnp.zeros_like(x))
+    def cut(i: Any) -> tuple[Array, Array]:
+        strip = lax.dynamic_slice_in_dim(padded, i * at_once, height + at_once - 1, axis=in_x)
+        return strip, lax.dynamic_slice_in_dim(taps, i * at_once, at_once, axis=in_kernel)
+
+    if rounds == 1:
+        return add_rows(jnp.zeros_like(x), padded, taps)
     # A loop, not only to compile a row once: what leaves a loop is in memory, and no reader of it computes the taps anew.
-    return lax.fori_loop(0, rows, add_row, jnp.zeros_like(x))
+    return lax.fori_loop(0, rounds, lambda i, c: (add_rows(c[0], *c[1]), cut(i + 1)), (jnp.zeros_like(x), cut(0)))[0]
+
+
+def _kernel_gradient(x: Array, gradient: Array, rows: int, columns: int) -> Array:
+    """Of `_shifted_products`, by its kernel, in float32.
+
+    Row by row of the gradient, a few samples at a time, elementwise into sums over all but the columns of the map, which come last: XLA
+    on CPU vectorises that, and not a sum of products.
+    """
+    batch, *group, height, width, channels = x.shape
+    samples = max(n for n in range(1, MOST_SAMPLES + 1) if batch % n == 0)
+    parts, rest = batch // samples, [0] * len(group)
+    padded = jnp.pad(x, [(0, 0)] * (x.ndim - 3) + [(rows // 2,) * 2, (columns // 2,) * 2, (0, 0)])
+
+    def cut(i: Any) -> tuple[Array, Array]:
+        start = [i % parts * samples, *rest, i // parts, 0, 0]
+        band = lax.dynamic_slice(padded, start, (samples, *group, rows, width + columns - 1, channels))
+        return band, lax.dynamic_slice(gradient, start, (samples, *group, 1, width, channels))
+
+    def add_row(i: Any, carried: tuple[list[Array], tuple[Array, Array]]) -> tuple[list[Array], tuple[Array, Array]]:
+        sums, (band, row) = carried
+        for j, sample in itertools.product(range(columns), range(samples)):
+            sums[j] = sums[j] + band[sample, ..., j : j + width, :] * row[sample]
+        return sums, cut(i + 1)
+
+    zeros = jnp.zeros_like(padded[0, ..., :rows, :width, :], jnp.float32)
+    sums, _ = lax.fori_loop(0, height * parts, add_row, ([zeros] * columns, cut(0)))
+    return jnp.stack([by_column.sum(-2) for by_column in sums], -2)
 
 
 @jax.custom_vjp
@@ -124,20 +165,8 @@ def _depthwise_cpu_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array,
 
 def _depthwise_cpu_backward(residuals: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
     x, kernel = residuals
-    rows, columns = kernel.shape[-3:-1]
-    groups = kernel.ndim - 3  # leading axes of the kernel, which match the axes of x just before height
-    lead = x.ndim - 3 - groups
-    padded = jnp.pad(x, [(0, 0)] * (x.ndim - 3) + [(rows // 2,) * 2, (columns // 2,) * 2, (0, 0)])
-    axes = (*range(lead), x.ndim - 3, x.ndim - 2)
-
-    def tap(t: Array) -> Array:
-        start: Any = [0] * (x.ndim - 3) + [t // columns, t % columns, 0]
-        return jnp.sum(lax.dynamic_slice(padded, start, x.shape) * gradient, axis=axes, dtype=jnp.float32)
-
-    # A loop over the taps: unrolled, what JAX derives compiles several times longer and is no faster (docs/benchmarks.md).
-    taps = lax.map(tap, jnp.arange(rows * columns))
-    kernel_gradient = jnp.moveaxis(taps, 0, groups).reshape(kernel.shape).astype(kernel.dtype)
-    return _shifted_products(gradient, kernel[..., ::-1, ::-1, :]), kernel_gradient
+    by_kernel = _kernel_gradient(x, gradient, *kernel.shape[-3:-1])
+    return _shifted_products(gradient, kernel[..., ::-1, ::-1, :]), by_kernel.astype(kernel.dtype)
 
 
 _depthwise_cpu.defvjp(_depthwise_cpu_forward, _depthwise_cpu_backward)
