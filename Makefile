@@ -43,7 +43,7 @@ demo: $(STAMP)
 	@echo "  $(BIN)/python -m data_prep.geotiff SCENE runs/mine/data     # your own rasters: a folder with a GeoTIFF per sensor, label.tif, split.tif"
 
 # Trainings: 18 a data set for the methods, and on the city 21 for the paper's rows and modality dropout, 13 of one seed for the variants: 88 with the real
-# scenes. On the city two at a time, one a core, with their scores and without corruptions and analysis, are 4 minutes each (docs/results.md).
+# scenes. On the city two at a time, one a core, with their scores and without corruptions and analysis, are 4 to 5 minutes each (docs/results.md).
 experiments: $(STAMP)
 	test -d $(COMPARE)/city/data || $(BIN)/python -m data_prep.synthetic $(COMPARE)/city/data
 	for group in methods paper dropout; do \

@@ -132,7 +132,7 @@ def _serve(pipe: Connection, build: Callable[..., Subject], arguments: tuple[Any
         while True:
             case = pipe.recv()
             if case is None:
-                pipe.send(("memory", {"resident": _peak_resident(), "device": subject.device_memory()}))
+                pipe.send(("memory", {"resident": peak_resident(), "device": subject.device_memory()}))
                 continue
             began = time.perf_counter()
             subject.run(case)
@@ -150,7 +150,7 @@ def _reset_peak() -> None:
         Path("/proc/self/clear_refs").write_text("5")
 
 
-def _peak_resident() -> int | None:
+def peak_resident() -> int | None:
     """Peak resident set in bytes, from Linux's /proc; None elsewhere."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()

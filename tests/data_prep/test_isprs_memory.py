@@ -18,12 +18,12 @@ from pathlib import Path
 from tests.data.make_potsdam import write_potsdam
 write_potsdam(Path(sys.argv[1]), ["2_10"], size=6000, repeat=12)
 """
-# VmHWM and not getrusage's maximum, which a process inherits from the one that started it: here pytest, after all its other tests.
+# Not getrusage's maximum, which a process inherits from the one that started it: here pytest, after all its other tests.
 CONVERT = """
-from pathlib import Path
 from data_prep.potsdam import main
+from experiments.benchmarks.timing import peak_resident
 main()
-print(next(1024 * int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:")))
+print(peak_resident())
 """
 
 

@@ -20,6 +20,7 @@ from sgma_jax.sampling import SamplingTable
 from sgma_jax.sharding import make_mesh
 from sgma_jax.training import fit
 from sgma_jax.training_step import state_initializer
+from tests.end_to_end.test_processes import losses
 
 
 def lines_without_speed(run: Path) -> list[dict]:
@@ -103,9 +104,6 @@ def test_a_run_on_one_device_a_core_goes_on_to_the_same_end(
         program = [sys.executable, "-c", "from sgma_jax.cli import main; main()"]
         command = [*program, "train", tiny_preset, "--workdir", run, "--data.path", tiny_city, *more]
         return subprocess.run(list(map(str, command)), check=True, capture_output=True, text=True, timeout=300).stderr
-
-    def losses(run: Path) -> list[float]:
-        return [line["loss"] for line in read_metrics(run / "metrics.jsonl") if line["kind"] == "train"]
 
     devices = min(2, len(os.sched_getaffinity(0)))  # the batch size is 2
     assert f"{devices} device(s)" in train(tmp_path / "straight")
