@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from itertools import combinations
 
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 
@@ -33,6 +36,30 @@ def per_pixel(available: Bool[Array, "batch modality *pixels"], height: int, wid
 def take_drawn(values: Array, drawn: Int[Array, " batch"]) -> Array:
     """Each sample's own modality: out of [batch, modality, ...] of any type what is left is [batch, ...]."""
     return jnp.take_along_axis(values, drawn.reshape(-1, *[1] * (values.ndim - 1)), axis=1)[:, 0]
+
+
+def by_modality(values: Array) -> list[Array]:
+    """[batch, modality, ...] as one [batch, ...] for each modality.
+
+    For sums over modalities written out: XLA on CPU does not vectorise a reduction over a middle axis (docs/benchmarks.md). The gradient is
+    a concatenation; that of `values[:, m]` would be as many arrays of zeros, added up.
+    """
+    return [part[:, 0] for part in lax.split(values, [1] * values.shape[1], axis=1)]
+
+
+def softmax_over_modalities(
+    scores: list[Float[Array, "batch height width ..."]], available: list[Bool[Array, "batch height width ..."]]
+) -> list[Float[Array, "batch height width ..."]]:
+    """Softmax over the modalities that are available: exactly 0 for the others, all 0 where there is none.
+
+    Finite in value and gradient for every mask, as long as the scores are finite.
+    """
+    highest = lax.stop_gradient(functools.reduce(jnp.maximum, [jnp.where(m, s, -jnp.inf) for s, m in zip(scores, available, strict=True)]))
+    highest = jnp.where(jnp.isfinite(highest), highest, 0.0)
+    weights = [jnp.where(m, jnp.exp(jnp.where(m, s - highest, 0.0)), 0.0) for s, m in zip(scores, available, strict=True)]
+    total = functools.reduce(operator.add, weights)
+    total = jnp.where(total > 0, total, 1.0)
+    return [weight / total for weight in weights]
 
 
 def coarsen(available: Bool[Array, "batch modality height width"], stride: int) -> Bool[Array, "batch modality coarse_height coarse_width"]:

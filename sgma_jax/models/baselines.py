@@ -16,9 +16,9 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from sgma_jax.config import ConcatenationFusionConfig, FusionTokenConfig
-from sgma_jax.modalities import take_drawn
-from sgma_jax.models.fusion import AttentionKernels, Fused, Projector, default_heads, equal_shares, mix, projection_init
-from sgma_jax.models.layers import Kernel, depthwise, linear, masked_softmax
+from sgma_jax.modalities import by_modality, softmax_over_modalities, take_drawn
+from sgma_jax.models.fusion import AttentionKernels, Fused, Projector, default_heads, equal_shares, mean_over_heads, mix, projection_init
+from sgma_jax.models.layers import Kernel, depthwise, linear
 
 EPSILON = 1e-6
 """Smallest squared length in a cosine, and smallest variance in a normalisation."""
@@ -76,7 +76,7 @@ class RankedSelectionFusion(nn.Module):
         del subset  # it treats all sensors alike
         features = features.astype(self.dtype)
         shares = equal_shares(available)
-        mean = mix(shares[..., None], features)
+        mean = mix(by_modality(shares[..., None]), features)
         spread, point = Projector(features.shape[-1], name="aggregate")()
         aggregate = mean + linear(depthwise(mean, spread.astype(self.dtype), self.unroll), point.astype(self.dtype))
 
@@ -119,9 +119,9 @@ class FusionToken(nn.Module):
         # The query is the same everywhere, so it absorbs the key projection: one vector a head.
         absorbed = jnp.einsum("hd,chd->hc", query, kernels["key"].reshape(channels, heads, width))
         scores = jnp.einsum("bmyxc,hc->bmyxh", features, absorbed)
-        weights = masked_softmax(scores.astype(jnp.float32), available[..., None], 1)
+        weights = softmax_over_modalities(by_modality(scores.astype(jnp.float32)), by_modality(available[..., None]))
         fused = linear(mix(weights, linear(features, kernels["value"])), kernels["out"])
-        return Fused(fused, None, weights.mean(-1))
+        return Fused(fused, None, mean_over_heads(weights))
 
 
 class ContrastAndReconstruction(nn.Module):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sgma_jax.modalities import by_modality, softmax_over_modalities
 from sgma_jax.models.layers import (
     MaskedBatchNorm,
     _depthwise_cpu,
@@ -53,16 +56,21 @@ def test_the_accelerators_depthwise_is_the_cpus(group: int | None, monkeypatch: 
     np.testing.assert_allclose(depthwise(x, kernel), _depthwise_cpu(x, kernel), rtol=1e-5, atol=1e-4)
 
 
+def softmax_by_modality(scores: jax.Array, mask: jax.Array) -> jax.Array:
+    return jnp.stack(softmax_over_modalities(by_modality(scores), by_modality(mask)), 1)
+
+
+@pytest.mark.parametrize("softmax", [lambda scores, mask: masked_softmax(scores, mask, 1), softmax_by_modality])
 @given(seed=st.integers(0, 2**32 - 1), share=st.sampled_from([0.0, 0.5, 1.0]))
-def test_masked_softmax_is_softmax_over_the_mask_and_zero_elsewhere_with_finite_gradients(seed: int, share: float) -> None:
+def test_a_masked_softmax_is_softmax_over_the_mask_and_zero_elsewhere_with_finite_gradients(softmax: Any, seed: int, share: float) -> None:
     rng = np.random.default_rng(seed)
     scores, mask = (50 * rng.normal(size=(4, 6))).astype(np.float32), rng.random((4, 6)) < share
-    got = np.asarray(masked_softmax(jnp.asarray(scores), jnp.asarray(mask), 1))
+    got = np.asarray(softmax(jnp.asarray(scores), jnp.asarray(mask)))
     for row, seen, weights in zip(scores.astype(np.float64), mask, got, strict=True):
         want = np.exp(row[seen] - row[seen].max()) / np.exp(row[seen] - row[seen].max()).sum() if seen.any() else []
         np.testing.assert_allclose(weights[seen], want, rtol=1e-5, atol=1e-7)
         assert (weights[~seen] == 0).all()
-    gradient = jax.grad(lambda s: jnp.sum(masked_softmax(s, jnp.asarray(mask), 1) ** 2))(jnp.asarray(scores))
+    gradient = jax.grad(lambda s: jnp.sum(softmax(s, jnp.asarray(mask)) ** 2))(jnp.asarray(scores))
     assert np.isfinite(gradient).all()
     assert (np.asarray(gradient)[~mask] == 0).all()
 
@@ -159,7 +167,8 @@ def bilinear(image: np.ndarray, height: int, width: int) -> np.ndarray:
     return out
 
 
+@pytest.mark.parametrize("channels", [2, 6])  # fewer and more than columns, which go different ways
 @pytest.mark.parametrize("size", [(8, 12), (7, 5), (3, 4)])
-def test_resize_is_bilinear_with_half_pixel_centres_and_no_antialiasing(size: tuple[int, int]) -> None:
-    image = np.random.default_rng(0).normal(size=(3, 4, 2)).astype(np.float32)
+def test_resize_is_bilinear_with_half_pixel_centres_and_no_antialiasing(size: tuple[int, int], channels: int) -> None:
+    image = np.random.default_rng(0).normal(size=(3, 4, channels)).astype(np.float32)
     np.testing.assert_allclose(resize(jnp.asarray(image)[None], *size)[0], bilinear(image, *size), rtol=1e-5, atol=1e-5)
