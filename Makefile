@@ -3,7 +3,7 @@
 # make test-parity   the comparison with PyTorch, which it installs into .venv
 # make test-browser   the report's page in headless Chromium, where there is one
 # make test-cloud   conversion through Apache Beam, and runs kept in a bucket, against an emulator; it installs both into .venv
-# make experiments   the comparison of docs/experiments.md, resumable (hours); SGMA_REAL_DATA=FOLDER adds the real scenes. experiments-short: minutes
+# make experiments   the comparison of docs/experiments.md, resumable (about 3 hours); SGMA_REAL_DATA=FOLDER adds the real scenes (4.5 more). experiments-short: minutes
 # make test-chaos   a run that is killed 20 times, starved and damaged, against an undisturbed one, and one of two processes that goes (about 10 minutes)
 # make lint   ruff, formatting and mypy, as CI runs them
 # The interpreter is PYTHON (3.11 or later): make demo PYTHON=python3.12
