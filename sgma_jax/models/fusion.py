@@ -52,7 +52,7 @@ def semantic_prototypes(
     """
     mask = available[..., None]
     class_maps = class_maps.astype(jnp.float32)
-    weights = masked_softmax(class_maps, mask, (1, 2, 3), over_rows=True) if norm == "softmax" else jnp.where(mask, class_maps, 0.0)
+    weights = masked_softmax(class_maps, mask, (1, 2, 3)) if norm == "softmax" else jnp.where(mask, class_maps, 0.0)
     # Positions are contracted here, so nothing of size pixels x classes x channels exists.
     prototypes = jnp.einsum("bmhwk,bmhwc->bkc", weights.astype(features.dtype), features)
     return sum_over_rows(prototypes.astype(jnp.float32)).astype(features.dtype)

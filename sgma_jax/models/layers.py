@@ -19,20 +19,17 @@ from sgma_jax.models.devices import draw_for_samples, max_over_rows, rows_are_sh
 TORCH_LAYER_NORM_EPSILON = 1e-5
 
 
-def masked_softmax(
-    scores: Float[Array, "..."], mask: Bool[Array, "..."], axis: int | tuple[int, ...], *, over_rows: bool = False
-) -> Float[Array, "..."]:
+def masked_softmax(scores: Float[Array, "..."], mask: Bool[Array, "..."], axis: int | tuple[int, ...]) -> Float[Array, "..."]:
     """Softmax over the positions of `axis` where the mask holds: exactly 0 elsewhere, all 0 where it holds nowhere.
 
-    Finite in value and gradient for every mask, as long as the scores are finite. `over_rows` says that `axis` includes the image rows, of
-    which a device may have but a strip.
+    Finite in value and gradient for every mask, as long as the scores are finite. `axis` includes the image rows where devices share
+    them; over the modalities alone it is `modalities.softmax_over_modalities`.
     """
     highest = lax.stop_gradient(jnp.max(scores, axis=axis, keepdims=True, where=mask, initial=-jnp.inf))
-    highest = max_over_rows(highest) if over_rows else highest
+    highest = max_over_rows(highest)
     highest = jnp.where(jnp.isfinite(highest), highest, 0.0)
     weights = jnp.where(mask, jnp.exp(jnp.where(mask, scores - highest, 0.0)), 0.0)
-    total = jnp.sum(weights, axis=axis, keepdims=True)
-    total = sum_over_rows(total) if over_rows else total
+    total = sum_over_rows(jnp.sum(weights, axis=axis, keepdims=True))
     return weights / jnp.where(total > 0, total, 1.0)
 
 
