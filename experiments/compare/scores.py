@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -87,7 +88,13 @@ def monotony(scores: Float[np.ndarray, " subsets"], subsets: Sequence[tuple[str,
     return {"pairs": len(falls), "falls": sum(f > 0 for f in falls), "largest_fall": max([0.0, *falls])}
 
 
-def mean_and_sd(values: Sequence[float] | Float[np.ndarray, " seeds"]) -> dict[str, Any]:
-    """Mean and standard deviation over seeds (of a sample, n - 1; None for a single one), with the values themselves."""
-    sd = float(np.std(values, ddof=1)) if len(values) > 1 else None
-    return {"mean": float(np.mean(values)), "sd": sd, "values": [float(v) for v in values]}
+def mean_and_sd(values: Sequence[float | None] | Float[np.ndarray, " seeds"]) -> dict[str, Any]:
+    """Mean and standard deviation over seeds (of a sample, n - 1; None for a single one), with the values themselves.
+
+    What could not be measured, NaN or None, is None, and then so are both.
+    """
+    known = [None if value is None or math.isnan(value) else float(value) for value in values]
+    measured = [value for value in known if value is not None]
+    if len(measured) < len(known):
+        return {"mean": None, "sd": None, "values": known}
+    return {"mean": float(np.mean(measured)), "sd": float(np.std(measured, ddof=1)) if len(measured) > 1 else None, "values": known}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments.compare.budget import Budget
+from experiments.compare.extras import found_extras
 from experiments.compare.members import Member, evaluation_path
 from experiments.compare.scores import CONFIDENCE, FEWEST_TILES, RESAMPLES, measures, miou, monotony, paired_differences
 from experiments.compare.scores import mean_and_sd as over_seeds
@@ -61,7 +61,7 @@ def summarise(everything: Sequence[Member], budget: Budget, split: str, referenc
         "classes": runs[0].report["classes"],
         "subsets": ["+".join(subset) for subset in runs[0].records.subsets],
         "budget": dataclasses.asdict(budget),
-        "methods": {name: _method(of_method) for name, of_method in by_method.items()},
+        "methods": {name: _method(of_method, split) for name, of_method in by_method.items()},
         "comparisons": _comparisons(by_method, reference),
         "intervals": {"resamples": RESAMPLES, "confidence": CONFIDENCE, "over": "tiles and seeds"},
         "not_done": [f"{m.method}/{m.seed}" for m in everything if (m.method, m.seed) not in done],
@@ -70,17 +70,17 @@ def summarise(everything: Sequence[Member], budget: Budget, split: str, referenc
     }
 
 
-def _method(runs: Sequence[Run]) -> dict[str, Any]:
+def _method(runs: Sequence[Run], split: str) -> dict[str, Any]:
     subsets = runs[0].records.subsets
     scores = np.stack([miou(run.records.confusions.sum(0, dtype=np.int64)) for run in runs])
     falls = [monotony(row, subsets) for row in scores]
     found: dict[str, Any] = {
         "seeds": [run.member.config.seed for run in runs],
         "runs": [f"{run.member.method}/{run.member.seed}" for run in runs],
-        "subsets": {"+".join(subset): _plain(over_seeds(scores[:, i])) for i, subset in enumerate(subsets)},
-        **{name: _plain(over_seeds(values)) for name, values in measures(scores)._asdict().items()},
-        "top1": _plain(over_seeds(np.nanmax(scores, 1))),
-        "expected": {p: _plain(over_seeds([run.report["bernoulli"][p] for run in runs])) for p in runs[0].report["bernoulli"]},
+        "subsets": {"+".join(subset): over_seeds(scores[:, i]) for i, subset in enumerate(subsets)},
+        **{name: over_seeds(values) for name, values in measures(scores)._asdict().items()},
+        "top1": over_seeds(np.nanmax(scores, 1)),
+        "expected": {p: over_seeds([run.report["bernoulli"][p] for run in runs]) for p in runs[0].report["bernoulli"]},
         "monotony": {"pairs": falls[0]["pairs"], "falls": over_seeds([f["falls"] for f in falls]),
                      "largest_fall": over_seeds([f["largest_fall"] for f in falls])},
         "train_images_per_second": over_seeds([_speed(run.member.folder) for run in runs]),
@@ -88,7 +88,7 @@ def _method(runs: Sequence[Run]) -> dict[str, Any]:
     sampling = [_sampling(run.member.folder) for run in runs]
     if all(sampling):
         found["sampling"] = sampling
-    return found
+    return {**found, **found_extras([run.member for run in runs], split)}
 
 
 def _comparisons(by_method: Mapping[str, Sequence[Run]], reference: str) -> list[dict[str, Any]]:
@@ -124,9 +124,3 @@ def _sampling(folder: Path) -> dict[str, dict[str, float]]:
     if not lines:
         return {}
     return {str(line["step"]): line["sampling"] for line in (lines[i * (len(lines) - 1) // 3] for i in range(4))}
-
-
-def _plain(found: dict[str, Any]) -> dict[str, Any]:
-    """NaN, where nothing could be scored, as null."""
-    values = [None if math.isnan(v) else v for v in found["values"]]
-    return found if None not in values else {"mean": None, "sd": None, "values": values}

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from experiments.compare.extras import EACH
+
 
 def markdown(summary: Mapping[str, Any]) -> str:
     """All tables, in percent, mean ± standard deviation over seeds; no word of praise that an interval does not carry."""
@@ -19,6 +21,9 @@ def markdown(summary: Mapping[str, Any]) -> str:
         _differences(summary),
         _falls(methods),
         _sampling(methods),
+        _failures(methods),
+        _separability(methods),
+        _robustness(methods),
     ]
     if summary["not_done"]:
         parts.append(f"Not done: {', '.join(summary['not_done'])}.")
@@ -70,6 +75,47 @@ def _sampling(methods: Mapping[str, Any]) -> str:
     return table(["method", "seed", "step", "MAS draws (%)"], rows) if rows else ""
 
 
+def _failures(methods: Mapping[str, Any]) -> str:
+    looked_at = _with("failures", methods)
+    rows = []
+    kinds: list[str] = []
+    for name, found in looked_at.items():
+        for sensor, by_kind in found["sensors"].items():
+            kinds = list(by_kind)
+            ends = [_percent(found[end], bold=end == "in_part") if sensor == EACH else "" for end in ("in_part", "clean")]
+            rows.append([name, str(len(found["seeds"])), sensor, *(_percent(of_kind) for of_kind in by_kind.values()), *ends])
+    heads = ["method", "seeds", "what fails", *(kind.replace("_", " ") for kind in kinds), "all that fails in part", "nothing fails"]
+    note = "mIoU (%) of all sensors together while one fails, mean over the levels of the failure."
+    return f"{note}\n\n{table(heads, rows)}" if rows else ""
+
+
+def _separability(methods: Mapping[str, Any]) -> str:
+    rows = []
+    strides: list[str] = []
+    for name, found in _with("separability", methods).items():
+        for sensor, by_stride in found["silhouettes"].items():
+            strides = list(by_stride)
+            cells = [" > ".join(_number(pair[features], 2) for features in ("encoder", "fused")) for pair in by_stride.values()]
+            rows.append([name, str(len(found["seeds"])), sensor, *cells])
+    note = "Silhouette of the classes in each sensor's features: the encoder's > after fusion of that sensor alone; mean over seeds."
+    return f"{note}\n\n{table(['method', 'seeds', 'sensor', *(f'stride {s}' for s in strides)], rows)}" if rows else ""
+
+
+def _robustness(methods: Mapping[str, Any]) -> str:
+    rows = []
+    for name, found in _with("robustness", methods).items():
+        for stride, by_class in found["shares"].items():
+            for of_class, shares in by_class.items():
+                cell = ", ".join(f"{sensor} {_number(share, 0, 100)}" for sensor, share in shares.items()) if shares else "-"
+                rows.append([name, str(len(found["seeds"])), stride, of_class, cell])
+    note = "Robustness (%) where all sensors see, by the label's class; mean over seeds."
+    return f"{note}\n\n{table(['method', 'seeds', 'stride', 'class', 'sensors'], rows)}" if rows else ""
+
+
+def _with(what: str, methods: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: method[what] for name, method in methods.items() if what in method}
+
+
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table."""
     lines = [heads, ["---"] * len(heads), *rows]
@@ -81,3 +127,7 @@ def _percent(over_seeds: Mapping[str, Any], *, bold: bool = False) -> str:
         return "-"
     text = f"{100 * over_seeds['mean']:.2f}" + ("" if over_seeds["sd"] is None else f" ± {100 * over_seeds['sd']:.2f}")
     return f"**{text}**" if bold else text
+
+
+def _number(over_seeds: Mapping[str, Any], digits: int, unit: float = 1.0) -> str:
+    return "-" if over_seeds["mean"] is None else f"{unit * over_seeds['mean']:.{digits}f}"

@@ -93,3 +93,4 @@ def test_falls_are_counted_over_all_pairs_of_a_subset_and_a_larger_one() -> None
 def test_the_spread_over_seeds_is_of_a_sample_and_unknown_for_one() -> None:
     assert mean_and_sd([1.0, 2.0, 3.0]) == {"mean": 2.0, "sd": 1.0, "values": [1.0, 2.0, 3.0]}
     assert mean_and_sd([1.0])["sd"] is None
+    assert mean_and_sd([1.0, None]) == mean_and_sd([1.0, float("nan")]) == {"mean": None, "sd": None, "values": [1.0, None]}

@@ -96,3 +96,38 @@ def test_runs_that_were_scored_on_other_data_are_refused(everything: list[Member
     write_run(everything[2], 0.8, **change)  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"like/0 was scored on other data"):
         summarise(everything, BUDGET, "test", "sgma")
+
+
+def write_extras(member: Member, clean: float) -> None:
+    """What `sgma evaluate --corruptions --analysis` leaves, each figure a known distance from `clean`."""
+    failures = [{"sensor": s, "kind": kind, "level": level, "miou": clean - loss - level}
+                for s, loss in (("rgb", 0.1), ("dsm", 0.2)) for kind in ("partial_missing", "misregistration") for level in (0.01, 0.03)]  # fmt: skip
+    corruptions = {"clean": clean, "missing_wholly": {"rgb": clean - 0.4, "dsm": clean - 0.2}, "failures": failures}
+    separability = [{"modality": s, "stride": 4, "features": features, "silhouette": clean if features == "fused" else None}
+                    for s in ("rgb", "dsm") for features in ("encoder", "fused")]  # fmt: skip
+    analysis = {"separability": separability, "robustness": {"4": {"a": {"rgb": clean, "dsm": 1 - clean}, "b": None}}}
+    for what, found in (("corruptions", corruptions), ("analysis", analysis)):
+        (member.folder / "evaluation" / f"test_{what}.json").write_text(json.dumps(found))
+
+
+def test_failing_sensors_and_robustness_are_means_over_the_seeds_that_were_looked_at(everything: list[Member]) -> None:
+    for member in everything:
+        write_run(member, 0.8)
+    for member, clean in zip([m for m in everything if m.method == "sgma"], (0.6, 0.8), strict=True):
+        write_extras(member, clean)
+    summary = summarise(everything, BUDGET, "test", "sgma")
+    json.dumps(summary, allow_nan=False)
+    assert "failures" not in summary["methods"]["like"]
+    found = summary["methods"]["sgma"]
+    assert found["failures"]["seeds"] == found["robustness"]["seeds"] == [m.config.seed for m in everything if m.method == "sgma"]
+    rgb, each = (found["failures"]["sensors"][name] for name in ("rgb", "each in turn"))
+    assert found["failures"]["clean"]["mean"] == pytest.approx(0.7)
+    assert rgb["misregistration"]["values"] == pytest.approx([0.6 - 0.12, 0.8 - 0.12])
+    assert rgb["missing"]["mean"] == pytest.approx(0.3)
+    assert each["missing"]["mean"] == pytest.approx(0.4)
+    assert each["misregistration"]["mean"] == found["failures"]["in_part"]["mean"] == pytest.approx(0.7 - 0.17)
+    lines = markdown(summary).splitlines()
+    assert "| sgma | 2 | rgb | 30.00 ± 14.14 | 58.00 ± 14.14 | 58.00 ± 14.14 |  |  |" in lines
+    assert "| sgma | 2 | each in turn | 40.00 ± 14.14 | 53.00 ± 14.14 | 53.00 ± 14.14 | **53.00 ± 14.14** | 70.00 ± 14.14 |" in lines
+    assert "| sgma | 2 | dsm | - > 0.70 |" in lines
+    assert {"| sgma | 2 | 4 | a | rgb 70, dsm 30 |", "| sgma | 2 | 4 | b | - |"} <= set(lines)

@@ -11,6 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from experiments.compare.extras import found_extras
+from experiments.compare.members import Member
+from experiments.demo import config as demo
 from sgma_jax.cli import main
 from sgma_jax.data.corruptions import LEVELS
 from sgma_jax.errors import InputError
@@ -70,3 +73,13 @@ def test_counts_that_are_missing_or_damaged_are_named_with_the_way_out(tmp_path:
     path.write_bytes(b"PK not a file of numpy")
     with pytest.raises(InputError, match=r"test_records\.npz.*sgma evaluate"):
         read_record_confusions(path)
+
+
+def test_a_comparison_reads_what_was_found(found: Found) -> None:
+    _, failing, analysis, run = found
+    summed = found_extras([Member("sgma", 0, demo, run)], "test")
+    assert summed["failures"]["in_part"]["mean"] == pytest.approx(np.mean([row["miou"] for row in failing["failures"]]))
+    assert list(summed["failures"]["sensors"]["rgb"]) == ["missing", *LEVELS]
+    assert summed["separability"]["silhouettes"].keys() == {"rgb", "dsm"}
+    shares = summed["robustness"]["shares"]["8"]
+    assert {name: None if of is None else {s: v["mean"] for s, v in of.items()} for name, of in shares.items()} == analysis["robustness"]["8"]
