@@ -72,8 +72,10 @@ experiments-short: $(STAMP)
 	XLA_FLAGS=--xla_backend_optimization_level=0 $(BIN)/python -m experiments.compare --data $(COMPARE)/short/data --base experiments/demo.py \
 		--out $(COMPARE)/short --seeds 1 --steps 10 --methods sgma complete_mean magic_like
 
+# Tests are mostly compilation, which keeps one core busy, so there are two processes. A file's tests stay together, because they share
+# fixtures, and in the files' order: by number of tests, which xdist prefers, the longest file comes last.
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow
