@@ -7,7 +7,6 @@ time, as the median of RUNS passes after one that does not count.
 from __future__ import annotations
 
 import json
-import statistics
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import tyro
 
+from experiments.benchmarks.timing import note, summary
 from experiments.compare.budget import machine
 from experiments.compare.methods import METHODS, chosen_methods
 from experiments.compare.tables import table
@@ -27,7 +27,7 @@ from sgma_jax.models.inspection import inspect_subsets
 from sgma_jax.models.sgma import initial_variables
 from sgma_jax.reporting.atomic import write_atomically
 
-RUNS = 5
+RUNS = 25
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,7 @@ class Arguments:
 
 
 def costs_of(config: TrainConfig, size: int) -> list[dict[str, Any]]:
-    """A row per number of sensors: parameters that prediction needs, multiply-adds, planned bytes, images per second."""
+    """A row per number of sensors: parameters that prediction needs, multiply-adds, planned bytes, images per second with the spread."""
     variables = jax.jit(lambda: initial_variables(config))()
     images = {m: jnp.zeros((1, size, size, b)) for m, b in zip(config.data.modalities, config.data.bands, strict=True)}
     available = jnp.ones((1, len(images), size, size), bool)
@@ -61,7 +61,7 @@ def costs_of(config: TrainConfig, size: int) -> list[dict[str, Any]]:
             jax.block_until_ready(costs.program(variables, images, available, jnp.arange(costs.sensors, dtype=jnp.int32)))
             seconds.append(time.perf_counter() - began)
         rows.append({"sensors": costs.sensors, "parameters": parameters, "multiply_adds": costs.multiply_adds, "peak_bytes": costs.peak_bytes,
-                     "images_per_second": 1 / statistics.median(seconds[1:])})  # fmt: skip
+                     **summary(seconds[1:], 1)})  # fmt: skip
     return rows
 
 
@@ -78,14 +78,15 @@ def main() -> None:
     for name in names:
         config = METHODS[name](base)
         check(config)
+        note(f"{name}: compiling a program for each number of sensors, then {RUNS} passes of each")
         found["methods"][name] = costs_of(config, size)
     rows = [
         [name, str(row["sensors"]), f"{row['parameters']:,}", f"{row['multiply_adds'] / 1e9:.3f} G", f"{row['peak_bytes'] / 2**20:.1f} MiB",
-         f"{row['images_per_second']:.1f}"]
+         f"{row['images_per_second']:.1f}", "{median:.1f} ({min:.1f} to {max:.1f})".format(**row["ms"])]
         for name, by_number in found["methods"].items() for row in by_number
     ]  # fmt: skip
     text = f"One image of {size} x {size} pixels on {found['machine']} ({found['device']}).\n\n"
-    text += table(["method", "sensors present", "parameters", "multiply-adds", "memory planned", "images/s"], rows) + "\n"
+    text += table(["method", "sensors present", "parameters", "multiply-adds", "memory planned", "images/s", "ms (fastest to slowest)"], rows) + "\n"
     out = arguments.out or Path("runs/compare") / base.name
     write_atomically(out / "costs.json", (json.dumps(found, indent=2) + "\n").encode())
     write_atomically(out / "costs.md", text.encode())
