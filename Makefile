@@ -73,9 +73,9 @@ experiments-short: $(STAMP)
 		--out $(COMPARE)/short --seeds 1 --steps 10 --methods sgma complete_mean magic_like
 
 # Tests are mostly compilation, which keeps one core busy, so there are two processes. A file's tests stay together, because they share
-# fixtures, and in the files' order: by number of tests, which xdist prefers, the longest file comes last.
+# fixtures, and in the files' order: by number of tests, which xdist prefers, the longest file comes last. TESTS names some instead of all.
 test: $(STAMP)
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(TESTS)
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow
