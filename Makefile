@@ -90,7 +90,7 @@ test-parity: $(STAMP)
 # Needs a Chromium on the path
 test-browser: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,browser]'
-	$(BIN)/python -m pytest -m browser tests/reporting
+	$(BIN)/python -m pytest -m browser tests/report
 
 test-cloud: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,beam,cloud]' gcp-storage-emulator

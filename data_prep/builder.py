@@ -1,9 +1,9 @@
 """What every converter shares: examples in, a converted set out, whole or not at all.
 
-A converter says what there is (`Conversion`) and `convert` does the rest: records, counts, statistics, hashes, manifest.
-Everything is written into a hidden folder beside OUT, which is renamed to OUT when it is complete. Equal input and
-options give equal bytes, whoever writes them: shards are cut and merged in the order of the keys, and no time, path or
-machine is written down.
+A converter says what there is (`Conversion`) and `convert` does the rest: records, counts, statistics, hashes,
+manifest. Everything is written into a hidden folder beside OUT, which is renamed to OUT when it is complete. Equal
+input and options give equal bytes, whoever writes them: shards are cut and merged in the order of the keys, and no
+time, path or machine is written down.
 """
 
 from __future__ import annotations
@@ -45,9 +45,10 @@ class Conversion(Generic[Key]):
     keys: Mapping[str, Sequence[Key]]
     """Per split, one key a record, in the order in which they are written. Keys must be picklable."""
     read: Callable[[Key], Example | str]
-    """The example of a key, or why nothing is made of it, in words that are equal for equal reasons ("no sensor has a pixel
-    there"); they are counted and told in the manifest. Must be picklable, and keep nothing between keys that shows in what
-    it returns: any process reads any key, at any time, possibly twice. A frozen dataclass with `__call__` fits."""
+    """The example of a key, or why nothing is made of it, in words that are equal for equal reasons ("no sensor has
+    a pixel there"); they are counted and told in the manifest. Must be picklable, and keep nothing between keys that
+    shows in what it returns: any process reads any key, at any time, possibly twice. A frozen dataclass with
+    `__call__` fits."""
     converter: str
     """The converter's module."""
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -58,12 +59,20 @@ class Conversion(Generic[Key]):
     """What a person should know about the source, as far as it is known before the first tile is read."""
 
 
-def convert(conversion: Conversion[Any], out: Path, *, overwrite: bool = False, workers: int = 1, beam: BeamOptions | None = None) -> Manifest:
+def convert(
+    conversion: Conversion[Any],
+    out: Path,
+    *,
+    overwrite: bool = False,
+    workers: int = 1,
+    beam: BeamOptions | None = None,
+) -> Manifest:
     """Write the converted set OUT and return its manifest.
 
-    One process of this machine writes it, or `workers` of them, or with `beam` those of a cluster: the bytes are the same.
-    Raises InputError for a target that must not be written, an empty training split, a sensor never seen in training, two
-    records of one name, and where memory or disk do not suffice. Whatever goes wrong, OUT is as it was before.
+    One process of this machine writes it, or `workers` of them, or with `beam` those of a cluster: the bytes are the
+    same. Raises InputError for a target that must not be written, an empty training split, a sensor never seen in
+    training, two records of one name, and where memory or disk do not suffice. Whatever goes wrong, OUT is as it was
+    before.
     """
     out = out.resolve()
     check_target(out, overwrite)
@@ -74,18 +83,29 @@ def convert(conversion: Conversion[Any], out: Path, *, overwrite: bool = False, 
         try:
             _write_shards(plan, shards, workers, beam)
         except MemoryError as error:
-            raise InputError("the memory ran out, so nothing was kept. Give a smaller tile or fewer --workers, or close other programs.") from error
+            raise InputError(
+                "the memory ran out, so nothing was kept. Give a smaller tile or fewer --workers, or close other "
+                "programs."
+            ) from error
         except RuntimeError as error:
             # ArrayRecord's own kind of error, which carries the system's reason as text.
             if "write() failed: " not in str(error):
                 raise
             reason = str(error).split("write() failed: ")[1].split(";")[0]
-            raise InputError(f"{out}: writing failed ({reason}), so nothing was kept. Free some space, then run the same command again.") from error
+            raise InputError(
+                f"{out}: writing failed ({reason}), so nothing was kept. Free some space, then run the same command "
+                f"again."
+            ) from error
         summary = _Summary(plan, shards)
         if not summary.tallies["train"].records:
-            raise InputError("the training split is empty: no record of it has a labelled pixel and a sensor. Assign records to 'train'.")
+            raise InputError(
+                "the training split is empty: no record of it has a labelled pixel and a sensor. Assign records to "
+                "'train'."
+            )
         schema, constant = with_statistics(conversion.schema, summary.statistics)
-        left_out = [f"{count} tile{'s' if count > 1 else ''} left out: {reason}" for reason, count in summary.left_out.items()]
+        left_out = [
+            f"{count} tile{'s' if count > 1 else ''} left out: {reason}" for reason, count in summary.left_out.items()
+        ]
         empty = [f"split {split} is empty" for split in SPLITS if not summary.tallies[split].records]
         finished = folder / "finished"
         finished.mkdir()
@@ -97,7 +117,9 @@ def convert(conversion: Conversion[Any], out: Path, *, overwrite: bool = False, 
             converter=conversion.converter,
             options=dict(conversion.options),
             sources=tuple(_file_hash(name, path) for name, path in sorted(conversion.sources.items())),
-            shards=tuple(_file_hash(f"{BUILDER}/{p.name}", p) for p in sorted((finished / BUILDER).glob("*.array_record-*"))),
+            shards=tuple(
+                _file_hash(f"{BUILDER}/{p.name}", p) for p in sorted((finished / BUILDER).glob("*.array_record-*"))
+            ),
             findings=(*conversion.findings, *left_out, *empty, *constant),
         )
         (finished / MANIFEST).write_text(manifest_to_json(manifest), encoding="utf-8")
@@ -127,7 +149,9 @@ class Tiles(FileReaderBuilder):
         for split in dict.fromkeys(shard.split for shard in self._shards):
             template = self._get_filename_template(split_name=split)
             indices = [shard.index for shard in self._shards if shard.split == split]
-            paths = [Path(template.sharded_filepath(shard_index=i, num_shards=len(indices))) for i in range(len(indices))]
+            paths = [
+                Path(template.sharded_filepath(shard_index=i, num_shards=len(indices))) for i in range(len(indices))
+            ]
             for index, path in zip(indices, paths, strict=True):
                 self._plan.records(index).rename(path)
             splits.append(
@@ -177,12 +201,24 @@ def _cut_shards(conversion: Conversion[Any]) -> list[Shard[Any]]:
     schema = conversion.schema
     pixel = sum(m.bands * np.dtype(m.dtype).itemsize + 1 for m in schema.modalities) + 1
     length = max(1, SHARD_BYTES // (pixel * schema.tile**2))
-    parts = [(split, keys[i : i + length]) for split in SPLITS if (keys := conversion.keys.get(split, ())) for i in range(0, len(keys), length)]
+    parts = [
+        (split, keys[i : i + length])
+        for split in SPLITS
+        if (keys := conversion.keys.get(split, ()))
+        for i in range(0, len(keys), length)
+    ]
     return [Shard(index, split, keys) for index, (split, keys) in enumerate(parts)]
 
 
 def _write_shards(plan: Plan[Any], shards: Sequence[Shard[Any]], workers: int, beam: BeamOptions | None) -> None:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("tiles"), _Rate(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("tiles"),
+        _Rate(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=Console(stderr=True)) as progress:
         task = progress.add_task("converting", total=sum(len(shard.keys) for shard in shards))
 

@@ -32,8 +32,8 @@ def place_of(latitude: float, longitude: float) -> Place:
 def split_by_city(tiles: Mapping[str, int]) -> dict[str, str]:
     """The split of each city, from its number of tiles.
 
-    [C] Cities in order of size, largest first (of equal ones the first in the alphabet), each to the split that is then farthest below its
-    share in tiles. The same cities always give the same splits.
+    [C] Cities in order of size, largest first (of equal ones the first in the alphabet), each to the split that is
+    then farthest below its share in tiles. The same cities always give the same splits.
     """
     lacking = {split: SHARES[split] * sum(tiles.values()) for split in SPLITS}
     splits = {}
@@ -44,7 +44,8 @@ def split_by_city(tiles: Mapping[str, int]) -> dict[str, str]:
 
 
 def neighbours_apart(places: Sequence[Place | None], splits: Sequence[str], reach: float) -> list[tuple[int, int]]:
-    """Pairs of tiles of different splits whose middles lie less than `reach` metres apart in both directions, one pair a tile at most."""
+    """Pairs of tiles of different splits whose middles lie less than `reach` metres apart in both directions, one
+    pair a tile at most."""
     pairs = []
     known = [i for i, place in enumerate(places) if place is not None]
     frames = {place.frame for place in places if place is not None}

@@ -17,10 +17,23 @@ IMPERVIOUS, BUILDING, LOW_VEGETATION, TREE, CAR = range(5)
 
 # Roofs repeat the greys of streets and yards on purpose: by colour alone they cannot be told apart.
 ROOFS = np.array(
-    [(102, 101, 103), (64, 64, 68), (157, 154, 148), (126, 124, 120), (150, 84, 66), (118, 92, 74), (118, 127, 138), (84, 83, 84)], np.float32
+    [
+        (102, 101, 103),
+        (64, 64, 68),
+        (157, 154, 148),
+        (126, 124, 120),
+        (150, 84, 66),
+        (118, 92, 74),
+        (118, 127, 138),
+        (84, 83, 84),
+    ],
+    np.float32,
 )
 ROOF_SHARES = np.array([0.24, 0.2, 0.14, 0.14, 0.1, 0.06, 0.04, 0.08])
-CARS = np.array([(225, 225, 222), (38, 38, 42), (128, 130, 134), (170, 172, 176), (158, 34, 32), (40, 66, 130), (196, 168, 60)], np.float32)
+CARS = np.array(
+    [(225, 225, 222), (38, 38, 42), (128, 130, 134), (170, 172, 176), (158, 34, 32), (40, 66, 130), (196, 168, 60)],
+    np.float32,
+)
 CAR_SHARES = np.array([0.24, 0.22, 0.18, 0.14, 0.1, 0.08, 0.04])
 
 
@@ -115,7 +128,10 @@ def _draw_ground(rng: np.random.Generator, canvas: _Canvas) -> _Streets:
     middle = (road_u & ~road_v & (from_u < 0.8) & (v % 22 < 11)) | (road_v & ~road_u & (from_v < 0.8) & (u % 22 < 11))
     canvas.colour[middle], canvas.infrared[middle] = 205, 165
     return _Streets(
-        angle, (road_u & ~road_v & (from_u > 3.2) & (from_u < width_u / 2 - 2.6), road_v & ~road_u & (from_v > 3.2)), road | pavement, parking
+        angle,
+        (road_u & ~road_v & (from_u > 3.2) & (from_u < width_u / 2 - 2.6), road_v & ~road_u & (from_v > 3.2)),
+        road | pavement,
+        parking,
     )
 
 
@@ -123,7 +139,9 @@ def _draw_buildings(rng: np.random.Generator, canvas: _Canvas, streets: _Streets
     size = len(canvas.label)
     taken = streets.paved.copy()
     tries = int(np.ceil((size + 30) ** 2 / 420))
-    lengths = np.sort(np.exp(rng.normal(np.log(27), 0.5, tries)).clip(8, 110))[::-1]  # large first: small ones fill the gaps
+    lengths = np.sort(np.exp(rng.normal(np.log(27), 0.5, tries)).clip(8, 110))[
+        ::-1
+    ]  # large first: small ones fill the gaps
     for length in lengths:
         width = length * rng.uniform(0.45, 1.0)
         turn = streets.angle + rng.integers(2) * np.pi / 2 if rng.random() < 0.55 else rng.uniform(0, np.pi)
@@ -145,9 +163,13 @@ def _draw_buildings(rng: np.random.Generator, canvas: _Canvas, streets: _Streets
         if gabled:
             roof += 0.3 * GROUND_SAMPLE * (width / 2 - np.abs(b)).clip(0) * 1.6
         else:  # plant rooms, skylights
-            roof += 1.5 * ((np.abs(a - length * (style[4] - 0.5) * 0.6) < 3) & (np.abs(b - width * (style[5] - 0.5) * 0.6) < 2.5))
+            roof += 1.5 * (
+                (np.abs(a - length * (style[4] - 0.5) * 0.6) < 3) & (np.abs(b - width * (style[5] - 0.5) * 0.6) < 2.5)
+            )
         seams = 3.5 * np.sign(np.sin(a * 1.3)) if style[4] < 0.4 else 0.0
-        paint = np.clip(colour + (np.zeros(a.shape) + seams)[..., None] + rng.normal(0, 2.5, a.shape)[..., None], 20, 235)[mask]
+        paint = np.clip(
+            colour + (np.zeros(a.shape) + seams)[..., None] + rng.normal(0, 2.5, a.shape)[..., None], 20, 235
+        )[mask]
         _paint(canvas, window, mask, BUILDING, roof[mask], paint, 0.8 * paint[:, 0] + 6)
         taken[window] |= near
 
@@ -155,7 +177,11 @@ def _draw_buildings(rng: np.random.Generator, canvas: _Canvas, streets: _Streets
 def _draw_cars(rng: np.random.Generator, canvas: _Canvas, streets: _Streets) -> None:
     size = len(canvas.label)
     taken = canvas.label != IMPERVIOUS
-    places = ((streets.along[0], streets.angle, 300), (streets.along[1], streets.angle + np.pi / 2, 300), (streets.parking, None, 130))
+    places = (
+        (streets.along[0], streets.angle, 300),
+        (streets.along[1], streets.angle + np.pi / 2, 300),
+        (streets.parking, None, 130),
+    )
     for mask, angle, area in places:
         pixels = np.flatnonzero(mask)
         rows = streets.angle + rng.integers(2) * np.pi / 2  # one direction of parking for a tile
@@ -163,7 +189,9 @@ def _draw_cars(rng: np.random.Generator, canvas: _Canvas, streets: _Streets) -> 
             centre = np.array(np.unravel_index(rng.choice(pixels), mask.shape), np.float64)
             turn = (rows if angle is None else angle) + rng.normal(0, 0.06)
             van = rng.random() < 0.12
-            length, width = (rng.uniform(15, 24), rng.uniform(5.6, 6.4)) if van else (rng.uniform(9.5, 12.5), rng.uniform(4.4, 5.4))
+            length, width = (
+                (rng.uniform(15, 24), rng.uniform(5.6, 6.4)) if van else (rng.uniform(9.5, 12.5), rng.uniform(4.4, 5.4))
+            )
             colour = CARS[rng.choice(len(CARS), p=CAR_SHARES)] + rng.uniform(-12, 12)
             window, a, b = _local(centre, turn, length / 2 + 3, size)
             near = (np.abs(a) < length / 2 + 1) & (np.abs(b) < width / 2 + 1)
@@ -181,10 +209,17 @@ def _draw_trees(rng: np.random.Generator, canvas: _Canvas, streets: _Streets) ->
     built = canvas.label == BUILDING
     for _ in range(rng.poisson(size * size / 1300 * rng.choice((0.5, 1.0, 1.8)))):
         cluster = rng.uniform(-8, size + 8, 2)
-        crown = np.array(((58, 84, 46), (72, 98, 52), (88, 104, 58), (104, 92, 56))[rng.choice(4, p=(0.4, 0.3, 0.2, 0.1))], np.float32)
+        crown = np.array(
+            ((58, 84, 46), (72, 98, 52), (88, 104, 58), (104, 92, 56))[rng.choice(4, p=(0.4, 0.3, 0.2, 0.1))],
+            np.float32,
+        )
         for _ in range(1 + rng.poisson(rng.choice((0.2, 1.5, 6.0)))):
             centre, radius = cluster + rng.normal(0, 9, 2), rng.uniform(3.5, 13)
-            top, phase, lobes = rng.uniform(0.55, 1.0) * (2.2 + radius * 0.95), rng.uniform(0, 6.28, 2), rng.uniform(0.04, 0.13, 2)
+            top, phase, lobes = (
+                rng.uniform(0.55, 1.0) * (2.2 + radius * 0.95),
+                rng.uniform(0, 6.28, 2),
+                rng.uniform(0.04, 0.13, 2),
+            )
             tint, brightness = rng.uniform(-8, 8, 3).astype(np.float32), rng.uniform(150, 225)
             row, column = (min(max(int(c), 0), size - 1) for c in centre)
             if built[row, column] or (streets.paved[row, column] and rng.random() < 0.75):
@@ -199,10 +234,20 @@ def _draw_trees(rng: np.random.Generator, canvas: _Canvas, streets: _Streets) ->
             height = top * np.sqrt(np.clip(1 - distance**2, 0, 1)) * 0.6 + 0.4 * top + 1.1 * leaves - 0.5
             mask = (distance + 0.12 * leaves < 1.03) & (height > canvas.height[window])
             shade = (0.72 + 0.56 * leaves[mask])[:, None]
-            _paint(canvas, window, mask, TREE, height[mask], (crown + tint) * shade, brightness * (0.8 + 0.4 * leaves[mask]))
+            _paint(
+                canvas,
+                window,
+                mask,
+                TREE,
+                height[mask],
+                (crown + tint) * shade,
+                brightness * (0.8 + 0.4 * leaves[mask]),
+            )
 
 
-def _local(centre: np.ndarray, turn: float, radius: float, size: int) -> tuple[tuple[slice, slice], np.ndarray, np.ndarray]:
+def _local(
+    centre: np.ndarray, turn: float, radius: float, size: int
+) -> tuple[tuple[slice, slice], np.ndarray, np.ndarray]:
     """The window around a centre (row, column), and in it the coordinates along and across the direction `turn`."""
     low = [min(max(math.floor(c - radius), 0), size) for c in centre]
     high = [min(max(math.ceil(c + radius) + 1, 0), size) for c in centre]

@@ -1,7 +1,7 @@
 """DELIVER, street scenes from colour, depth, events and LiDAR: `python -m data_prep.deliver SOURCE OUT`.
 
-SOURCE is the folder DELIVER, or one around it, or the archive. docs/datasets.md tells what is understood, and what is done about the
-oddities of the set. The id of a record begins with WEATHER/FAILURE, for scores per condition.
+SOURCE is the folder DELIVER, or one around it, or the archive. docs/datasets.md tells what is understood, and what
+is done about the oddities of the set. The id of a record begins with WEATHER/FAILURE, for scores per condition.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from data_prep.workspace import check_target
 from sgma_jax.data.rasters import Rasters
 from sgma_jax.data.schema import IGNORE, SPLITS, Example, Modality, Schema
 from sgma_jax.errors import one_line_errors
-from sgma_jax.reporting.tables import print_dataset
+from sgma_jax.show.tables import print_dataset
 
 NAME = "DELIVER"
 
@@ -38,7 +38,8 @@ class Options:
     """Convert DELIVER into a data set for training."""
 
     source: tyro.conf.Positional[Path]
-    """Folder that holds img, hha, lidar, event and semantic (or a folder around it), or the archive as it was downloaded."""
+    """Folder that holds img, hha, lidar, event and semantic (or a folder around it), or the archive as it was
+    downloaded."""
     out: tyro.conf.Positional[Path]
     """Folder to write."""
     depth: Literal["hha", "raw"] = "hha"
@@ -46,7 +47,8 @@ class Options:
     splits: str = "official"
     """"official", by map as published; or a CSV with the columns map,split."""
     tile: int = 544
-    """Side of the tiles in pixels. [C] Frames are 1042 x 1042: four tiles cover one, and leave room for random crops of 512."""
+    """Side of the tiles in pixels. [C] Frames are 1042 x 1042: four tiles cover one, and leave room for random crops
+    of 512."""
     stride: int | None = None
     """Pixels from one tile to the next; unset, the fewest tiles that cover a frame evenly."""
     accept: tuple[str, ...] = ()
@@ -92,7 +94,10 @@ def convert_deliver(options: Options) -> None:
                 "accept": sorted(options.accept),
             },
             sources=tree.source_files(found.used),
-            findings=(*findings, *(f"{what}: {there}" for what, there in found.inventory if what in ("weather", "failures"))),
+            findings=(
+                *findings,
+                *(f"{what}: {there}" for what, there in found.inventory if what in ("weather", "failures")),
+            ),
         )
         print_dataset(convert(conversion, options.out, overwrite=options.overwrite, **workers), options.out)
 
@@ -101,7 +106,9 @@ def schema(tile: int, kinds: Mapping[str, tuple[int, str]], name: str = "deliver
     """The set's schema, without statistics; `kinds` are channels and type of each sensor."""
     return Schema(
         name=name,
-        modalities=tuple(Modality(sensor, channels, "digital number", dtype) for sensor, (channels, dtype) in kinds.items()),
+        modalities=tuple(
+            Modality(sensor, channels, "digital number", dtype) for sensor, (channels, dtype) in kinds.items()
+        ),
         classes=CLASSES,
         palette=PALETTE,
         tile=tile,
@@ -144,7 +151,9 @@ class TileReader:
         padding = ((0, self.tile - label.shape[0]), (0, self.tile - label.shape[1]))
         shape = (frame.height, frame.width)
         images = {
-            sensor: np.pad(read_image(self.rasters, path, self.kinds[sensor][0], shape, row, column), (*padding, (0, 0)))
+            sensor: np.pad(
+                read_image(self.rasters, path, self.kinds[sensor][0], shape, row, column), (*padding, (0, 0))
+            )
             for sensor, path in frame.files.items()
         }
         inside = np.pad(np.ones(label.shape, bool), padding)

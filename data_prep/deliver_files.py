@@ -66,12 +66,22 @@ def arrange(tree: SourceTree) -> Arrangement:
             copies.setdefault(base, {}).setdefault((identity, split), {})[kind] = name
     if not copies:
         message = "there is no file called as in img/sun/train/MAP_1_point2/000100_rgb_front.png."
-        finding = Finding(Severity.ERROR, "no-frames", "source", message, "Give the folder that holds img, hha, lidar, event and semantic.")
+        finding = Finding(
+            Severity.ERROR,
+            "no-frames",
+            "source",
+            message,
+            "Give the folder that holds img, hha, lidar, event and semantic.",
+        )
         return Arrangement((), (), (finding,))
     base = max(copies, key=lambda b: sum(map(len, copies[b].values())))
     findings = [
         Finding(
-            Severity.NOTE, "another-copy", other or ".", f"frames stand here too ({len(frames)}).", f"Those in {base or '.'} were read, not these."
+            Severity.NOTE,
+            "another-copy",
+            other or ".",
+            f"frames stand here too ({len(frames)}).",
+            f"Those in {base or '.'} were read, not these.",
         )
         for other, frames in copies.items()
         if other != base
@@ -92,9 +102,11 @@ def arrange(tree: SourceTree) -> Arrangement:
 
 
 def _place(name: str) -> tuple[str, str, str, str] | None:
-    """The folder around the set, the kind of image, the frame's id and its split; None for a file that is none of the set's."""
+    """The folder around the set, the kind of image, the frame's id and its split; None for a file that is none of
+    the set's."""
     *folders, file = name.split("/")
-    # Folders around the set may be called img or rain too: what counts is a kind followed by a weather, the last such pair.
+    # Folders around the set may be called img or rain too: what counts is a kind followed by a weather, the last such
+    # pair.
     for i in reversed(range(len(folders) - 1)):
         kind, weather, rest = folders[i], folders[i + 1], folders[i + 2 :]
         if kind not in KINDS or weather not in WEATHERS:

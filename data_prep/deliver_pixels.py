@@ -12,16 +12,59 @@ from sgma_jax.data.rasters import Rasters
 from sgma_jax.data.schema import IGNORE
 
 CLASSES = (
-    "Building", "Fence", "Other", "Pedestrian", "Pole", "RoadLine", "Road", "SideWalk", "Vegetation", "Cars", "Wall", "TrafficSign",
-    "Sky", "Ground", "Bridge", "RailTrack", "GroundRail", "TrafficLight", "Static", "Dynamic", "Water", "Terrain", "TwoWheeler", "Bus",
+    "Building",
+    "Fence",
+    "Other",
+    "Pedestrian",
+    "Pole",
+    "RoadLine",
+    "Road",
+    "SideWalk",
+    "Vegetation",
+    "Cars",
+    "Wall",
+    "TrafficSign",
+    "Sky",
+    "Ground",
+    "Bridge",
+    "RailTrack",
+    "GroundRail",
+    "TrafficLight",
+    "Static",
+    "Dynamic",
+    "Water",
+    "Terrain",
+    "TwoWheeler",
+    "Bus",
     "Truck",
-)  # fmt: skip
+)
 PALETTE = (
-    (70, 70, 70), (100, 40, 40), (55, 90, 80), (220, 20, 60), (153, 153, 153), (157, 234, 50), (128, 64, 128), (244, 35, 232),
-    (107, 142, 35), (0, 0, 142), (102, 102, 156), (220, 220, 0), (70, 130, 180), (81, 0, 81), (150, 100, 100), (230, 150, 140),
-    (180, 165, 180), (250, 170, 30), (110, 190, 160), (170, 120, 50), (45, 60, 150), (145, 170, 100), (0, 0, 230), (0, 60, 100),
+    (70, 70, 70),
+    (100, 40, 40),
+    (55, 90, 80),
+    (220, 20, 60),
+    (153, 153, 153),
+    (157, 234, 50),
+    (128, 64, 128),
+    (244, 35, 232),
+    (107, 142, 35),
+    (0, 0, 142),
+    (102, 102, 156),
+    (220, 220, 0),
+    (70, 130, 180),
+    (81, 0, 81),
+    (150, 100, 100),
+    (230, 150, 140),
+    (180, 165, 180),
+    (250, 170, 30),
+    (110, 190, 160),
+    (170, 120, 50),
+    (45, 60, 150),
+    (145, 170, 100),
+    (0, 0, 230),
+    (0, 60, 100),
     (0, 0, 70),
-)  # fmt: skip
+)
 END = b"IEND\xaeB`\x82"
 """The last chunk of every PNG."""
 _CODES = np.full(256, IGNORE, np.uint8)
@@ -52,8 +95,11 @@ def read_label(rasters: Rasters, path: Path, row: Span, column: Span) -> np.ndar
     return rasters.window(path, [1], _window(row, column))[0]
 
 
-def read_image(rasters: Rasters, path: Path, channels: int, shape: tuple[int, int], row: Span, column: Span) -> np.ndarray:
-    """[rows, columns, channels] of a frame of `shape`: an image of another size is resized to it by nearest neighbour, as the set's authors do.
+def read_image(
+    rasters: Rasters, path: Path, channels: int, shape: tuple[int, int], row: Span, column: Span
+) -> np.ndarray:
+    """[rows, columns, channels] of a frame of `shape`: an image of another size is resized to it by nearest
+    neighbour, as the set's authors do.
 
     Of four channels the first three are taken, a single one is repeated where three are asked for.
     """

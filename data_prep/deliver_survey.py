@@ -1,4 +1,5 @@
-"""What is odd about a copy of DELIVER: every file's head and end and every label is read, and every trap of the set looked for."""
+"""What is odd about a copy of DELIVER: every file's head and end and every label is read, and every trap of the set
+looked for."""
 
 from __future__ import annotations
 
@@ -62,8 +63,11 @@ class _Heads:
     """Only of images whose size is not their label's."""
 
 
-def survey_frames(tree: SourceTree, arrangement: Arrangement, rasters: Rasters, folders: Mapping[str, str], splits: str) -> Survey:
-    """Read and check everything; `folders` says which folder each sensor is read from. InputError only for a wrong file of splits."""
+def survey_frames(
+    tree: SourceTree, arrangement: Arrangement, rasters: Rasters, folders: Mapping[str, str], splits: str
+) -> Survey:
+    """Read and check everything; `folders` says which folder each sensor is read from. InputError only for a wrong
+    file of splits."""
     findings = list(arrangement.findings)
     heads = {sensor: _Heads() for sensor in folders}
     known: list[FrameFiles] = []
@@ -84,12 +88,22 @@ def survey_frames(tree: SourceTree, arrangement: Arrangement, rasters: Rasters, 
         names = {sensor: frame.files[folder] for sensor, folder in folders.items() if folder in frame.files}
         if split and names:
             label = frame.files["semantic"]
-            frames.append(Frame(frame.id, split, {sensor: tree.files[name] for sensor, name in names.items()}, tree.files[label], *shape))
+            frames.append(
+                Frame(
+                    frame.id,
+                    split,
+                    {sensor: tree.files[name] for sensor, name in names.items()},
+                    tree.files[label],
+                    *shape,
+                )
+            )
             used.update({name: tree.files[name] for name in (*names.values(), label)})
     rows = [*arrangement.inventory]
     for split in SPLITS:
         maps = Counter(frame.map for frame, own in zip(known, chosen, strict=True) if own == split)
-        rows.append((split, ", ".join(f"{name} ({maps[name]})" for name in sorted(maps, key=lambda m: (len(m), m))) or "empty"))
+        rows.append(
+            (split, ", ".join(f"{name} ({maps[name]})" for name in sorted(maps, key=lambda m: (len(m), m))) or "empty")
+        )
     return Survey(tuple(rows), tuple(findings), tuple(frames), kinds, assigned, used)
 
 
@@ -107,12 +121,16 @@ def _look(
         try:
             dataset = rasters.open(path)
             if not is_whole_png(path):
-                findings.append(Finding(Severity.ERROR, "truncated", name, "the file breaks off before a PNG's end.", AGAIN))
+                findings.append(
+                    Finding(Severity.ERROR, "truncated", name, "the file breaks off before a PNG's end.", AGAIN)
+                )
             elif dataset.colorinterp[0].name == "palette":
                 message = "its colours are numbers of a table; as published they are stored themselves."
                 findings.append(Finding(Severity.ERROR, "colour-table", name, message, AGAIN))
             elif dataset.dtypes[0] not in ("uint8", "uint16") or (not sensor and dataset.dtypes[0] != "uint8"):
-                findings.append(Finding(Severity.ERROR, "wrong-type", name, f"its values are of type {dataset.dtypes[0]}.", AGAIN))
+                findings.append(
+                    Finding(Severity.ERROR, "wrong-type", name, f"its values are of type {dataset.dtypes[0]}.", AGAIN)
+                )
             elif not sensor:
                 shape = dataset.shape
                 findings += _check_label(rasters, path, name)
@@ -133,7 +151,10 @@ def _check_label(rasters: Rasters, path: Path, name: str) -> list[Finding]:
     if not strange.any():
         return []
     row, column = np.argwhere(strange)[0]
-    message = f"the value {raw[row, column]} is no class (1 to {len(CLASSES)}) and not 0 or {IGNORE}; pixels with such values: {strange.sum()}."
+    message = (
+        f"the value {raw[row, column]} is no class (1 to {len(CLASSES)}) and not 0 or {IGNORE}; pixels with such "
+        f"values: {strange.sum()}."
+    )
     remedy = "Download the file again, or accept to ignore these pixels."
     return [Finding(Severity.REFUSED, "unknown-label", f"{name}, row {row}, column {column}", message, remedy)]
 
@@ -153,7 +174,15 @@ def _missing(frames: Sequence[FrameFiles], folders: Mapping[str, str]) -> list[F
     bare = [frame.id for frame in frames if "semantic" not in frame.files]
     if bare:
         message = f"frames without a label: {len(bare)}, the first is {bare[0]}."
-        findings.append(Finding(Severity.REFUSED, "label-missing", "semantic", message, "Find the labels, or accept to leave these frames out."))
+        findings.append(
+            Finding(
+                Severity.REFUSED,
+                "label-missing",
+                "semantic",
+                message,
+                "Find the labels, or accept to leave these frames out.",
+            )
+        )
     return findings
 
 
@@ -165,7 +194,13 @@ def _agree(heads: Mapping[str, _Heads], folders: Mapping[str, str]) -> tuple[dic
             message = f"images of {size[0]} x {size[1]} pixels, which is not the size of their labels: {len(names)}."
             if sensor == "event":
                 findings.append(
-                    Finding(Severity.NOTE, "event-size", names[0], message, "They were resized by nearest neighbour, as in the published loader.")
+                    Finding(
+                        Severity.NOTE,
+                        "event-size",
+                        names[0],
+                        message,
+                        "They were resized by nearest neighbour, as in the published loader.",
+                    )
                 )
             else:
                 findings.append(Finding(Severity.ERROR, "wrong-size", names[0], message, AGAIN))
@@ -176,10 +211,14 @@ def _agree(heads: Mapping[str, _Heads], folders: Mapping[str, str]) -> tuple[dic
         if len({dtype for _, dtype in types}) > 1:
             one, other = (head.types[t][0] for t in types[:2])
             message = f"it is of another type than {one}."
-            findings.append(Finding(Severity.ERROR, "mixed-types", other, message, f"Make all images of {folders[sensor]} alike."))
+            findings.append(
+                Finding(Severity.ERROR, "mixed-types", other, message, f"Make all images of {folders[sensor]} alike.")
+            )
         elif len(types) > 1:
             message = f"images with one channel where others have three: {len(head.types[types[1]])}."
-            findings.append(Finding(Severity.NOTE, "mixed-channels", head.types[types[1]][0], message, "The one was repeated."))
+            findings.append(
+                Finding(Severity.NOTE, "mixed-channels", head.types[types[1]][0], message, "The one was repeated.")
+            )
     return kinds, findings
 
 

@@ -1,7 +1,8 @@
 """DFC2023 track 2, buildings from colour, height and radar: `python -m data_prep.dfc2023 SOURCE OUT`.
 
-SOURCE is the folder that holds `track2` (or what is in it), or the archive. Only the scenes of `train` have labels, so they are
-split here, by city. docs/datasets.md tells what is understood, and what is done about the oddities of the set.
+SOURCE is the folder that holds `track2` (or what is in it), or the archive. Only the scenes of `train` have labels,
+so they are split here, by city. docs/datasets.md tells what is understood, and what is done about the oddities of
+the set.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from data_prep.workspace import check_target
 from sgma_jax.data.rasters import Rasters
 from sgma_jax.data.schema import IGNORE, SPLITS, Example, Modality, Schema
 from sgma_jax.errors import InputError, one_line_errors
-from sgma_jax.reporting.tables import print_dataset
+from sgma_jax.show.tables import print_dataset
 
 NAME = "DFC2023 track 2"
 UNITS = {"rgb": (3, "digital number", "uint8"), "dsm": (1, "metre", "float32"), "sar": (1, "decibel", "float32")}
@@ -42,13 +43,15 @@ class Options:
     out: tyro.conf.Positional[Path]
     """Folder to write."""
     splits: str = "city"
-    """"city": whole cities by size, aiming at 70 % training, 10 % validation, 20 % test [C]. Or a CSV with the columns city,split or tile,split."""
+    """"city": whole cities by size, aiming at 70 % training, 10 % validation, 20 % test [C]. Or a CSV with the
+    columns city,split or tile,split."""
     tile: int = 512
     """Side of the tiles in pixels; scenes are 512 x 512."""
     stride: int | None = None
     """Pixels from one tile to the next; unset, the fewest tiles that cover a scene evenly."""
     max_height: float = 150.0
-    """Heights above this, in metres, become not available: the set's tallest real building has 149, stereo blunders reach 183."""
+    """Heights above this, in metres, become not available: the set's tallest real building has 149, stereo blunders
+    reach 183."""
     accept: tuple[str, ...] = ()
     """Checks whose findings are taken as they are; the manifest records it."""
     name: str = "dfc2023"
@@ -119,7 +122,9 @@ def plan_tiles(scenes: tuple[Scene, ...], side: int, stride: int | None) -> dict
     """Per split, the windows of its scenes."""
     keys: dict[str, list[SceneTile]] = {split: [] for split in SPLITS}
     for scene in scenes:
-        rows, columns = (spans(n, side, overlap_of(n, side, stride)) for n in (scene.footprints.height, scene.footprints.width))
+        rows, columns = (
+            spans(n, side, overlap_of(n, side, stride)) for n in (scene.footprints.height, scene.footprints.width)
+        )
         keys[scene.split] += [SceneTile(scene, row, column) for row in rows for column in columns]
     return keys
 
@@ -136,9 +141,15 @@ class TileReader:
         """The tile's example, or why there is none."""
         scene = key.scene
         # The end of the optical image shows in the whole scene only; 512 x 512 pixels are quickly read.
-        whole = compose({name: read_sensor(self.rasters, path) for name, path in scene.files.items()}, scene.footprints, self.max_height)
+        whole = compose(
+            {name: read_sensor(self.rasters, path) for name, path in scene.files.items()},
+            scene.footprints,
+            self.max_height,
+        )
         window = (slice(key.row.start, key.row.stop), slice(key.column.start, key.column.stop))
-        label = whole.label[window] if scene.split == "train" else ignore_foreign(whole.label[window], key.row, key.column)
+        label = (
+            whole.label[window] if scene.split == "train" else ignore_foreign(whole.label[window], key.row, key.column)
+        )
         available = whole.available[:, *window]
         if not available.any():
             return "no sensor has a pixel in them"
@@ -156,7 +167,10 @@ class TileReader:
 def _check_options(options: Options) -> None:
     check_tiling(options.tile, options.stride)
     if not options.max_height > 0:
-        raise InputError(f"--max-height is {options.max_height}; it must be above 0 metres (a large number, such as 1e9, keeps all heights).")
+        raise InputError(
+            f"--max-height is {options.max_height}; it must be above 0 metres (a large number, such as 1e9, keeps all "
+            f"heights)."
+        )
 
 
 @one_line_errors

@@ -56,7 +56,8 @@ def is_dfc2023(tree: SourceTree) -> bool:
 
 
 def arrange(tree: SourceTree) -> Arrangement:
-    """Scenes and annotations of the training part; the others have no labels. Of several copies, the most complete one is taken."""
+    """Scenes and annotations of the training part; the others have no labels. Of several copies, the most complete
+    one is taken."""
     copies: dict[str, dict[str, dict[str, str]]] = {}
     for name in tree.files:
         if match := IMAGE.fullmatch(name):
@@ -65,7 +66,9 @@ def arrange(tree: SourceTree) -> Arrangement:
     documents = [name for name in tree.files if ANNOTATIONS.fullmatch(name)]
     if not copies:
         message = "there is no folder train/rgb, train/sar or train/dsm with scenes (*.tif)."
-        finding = Finding(Severity.ERROR, "no-scenes", "source", message, "Give the folder that holds train/ and the annotations.")
+        finding = Finding(
+            Severity.ERROR, "no-scenes", "source", message, "Give the folder that holds train/ and the annotations."
+        )
         return Arrangement(documents[0] if documents else "", (), (), (finding,))
 
     def completeness(base: str) -> tuple[bool, bool, int]:
@@ -73,30 +76,62 @@ def arrange(tree: SourceTree) -> Arrangement:
         heights = any("dsm" in sensors for sensors in copies[base].values())
         return described, heights, sum(len(sensors) for sensors in copies[base].values())
 
-    # Also track 1 has a folder train/rgb, but neither heights nor these annotations. Of equal ones `max` takes the first.
+    # Also track 1 has a folder train/rgb, but neither heights nor these annotations. Of equal ones `max` takes the
+    # first.
     base = max(copies, key=completeness)
     findings = [
-        Finding(Severity.NOTE, "another-copy", f"{other}train", f"scenes stand here too ({len(scenes)}).", f"{base}train was read, this was not.")
+        Finding(
+            Severity.NOTE,
+            "another-copy",
+            f"{other}train",
+            f"scenes stand here too ({len(scenes)}).",
+            f"{base}train was read, this was not.",
+        )
         for other, scenes in copies.items()
         if other != base
     ]
     annotations = next((name for name in documents if name.startswith(base)), documents[0] if documents else "")
     findings += [
-        Finding(Severity.NOTE, "another-copy", name, "there are other annotations.", f"{annotations} was read, this was not.")
+        Finding(
+            Severity.NOTE,
+            "another-copy",
+            name,
+            "there are other annotations.",
+            f"{annotations} was read, this was not.",
+        )
         for name in documents
         if name != annotations
     ]
     if not annotations:
         message = "there is no buildings_only_train.json with the footprints."
-        findings.append(Finding(Severity.ERROR, "no-annotations", f"{base}train", message, "Put it beside the folder train, or into annotations/."))
+        findings.append(
+            Finding(
+                Severity.ERROR,
+                "no-annotations",
+                f"{base}train",
+                message,
+                "Put it beside the folder train, or into annotations/.",
+            )
+        )
     scenes = tuple(_scene(stem, files) for stem, files in sorted(copies[base].items()))
     findings += _missing(scenes, base)
-    unlabelled = Counter(m["split"].lower().replace("track2_test_data", "test") for name in tree.files if (m := UNLABELLED.fullmatch(name)))
+    unlabelled = Counter(
+        m["split"].lower().replace("track2_test_data", "test")
+        for name in tree.files
+        if (m := UNLABELLED.fullmatch(name))
+    )
     for split, count in sorted(unlabelled.items()):
-        findings.append(Finding(Severity.NOTE, "unlabelled", split, f"these scenes have no labels ({count}).", "They were left out."))
+        findings.append(
+            Finding(
+                Severity.NOTE, "unlabelled", split, f"these scenes have no labels ({count}).", "They were left out."
+            )
+        )
     rows = [("annotations", annotations or "missing"), ("scenes of train", f"{len(scenes)} of {PUBLISHED['train']}")]
     rows += [(f"  with {sensor}", str(sum(sensor in s.files for s in scenes))) for sensor in SENSORS]
-    rows += [(f"scenes of {split}", f"{unlabelled[split]} of {PUBLISHED[split]}, without labels") for split in ("val", "test")]
+    rows += [
+        (f"scenes of {split}", f"{unlabelled[split]} of {PUBLISHED[split]}, without labels")
+        for split in ("val", "test")
+    ]
     return Arrangement(annotations, scenes, tuple(rows), tuple(findings))
 
 
@@ -112,10 +147,16 @@ def _missing(scenes: tuple[SceneFiles, ...], base: str) -> list[Finding]:
         without = [scene.name for scene in scenes if sensor not in scene.files]
         if len(without) == len(scenes):
             message = f"no scene has {sensor}."
-            findings.append(Finding(Severity.ERROR, "sensor-missing", f"{base}train", message, f"Add the folder train/{sensor}."))
+            findings.append(
+                Finding(Severity.ERROR, "sensor-missing", f"{base}train", message, f"Add the folder train/{sensor}.")
+            )
         elif without:
             message = f"{sensor} is missing in {len(without)} of {len(scenes)} scenes, first in {without[0]}."
-            findings.append(Finding(Severity.NOTE, "sensor-missing", f"{base}train/{sensor}", message, "It is not available in them."))
+            findings.append(
+                Finding(
+                    Severity.NOTE, "sensor-missing", f"{base}train/{sensor}", message, "It is not available in them."
+                )
+            )
     if len(scenes) != PUBLISHED["train"]:
         message = f"scenes that are there: {len(scenes)} of {PUBLISHED['train']}."
         findings.append(Finding(Severity.NOTE, "incomplete", f"{base}train", message, "These were taken."))

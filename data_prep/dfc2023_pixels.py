@@ -20,8 +20,8 @@ TYPES = {"rgb": (3, "uint8"), "dsm": (1, "float32"), "sar": (1, "float32")}
 DECIBELS = (-30.0, 20.0)
 """[C] Backscatter is clipped to this range; what was measured in the set lies between -16 and 11 dB."""
 STRIP = 1024
-"""[C] Pixels of a black area at a scene's edge from which it is taken for the end of the image and not for a shadow. Those of the set
-have 2,000 and more."""
+"""[C] Pixels of a black area at a scene's edge from which it is taken for the end of the image and not for a shadow.
+Those of the set have 2,000 and more."""
 
 
 class Seen(NamedTuple):

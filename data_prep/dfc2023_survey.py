@@ -56,14 +56,17 @@ class _Look:
     """What a look at one scene told."""
 
     group: str
-    """City; where the name says none, the CRS, since no two cities in different UTM zones are neighbours. "" where neither is known."""
+    """City; where the name says none, the CRS, since no two cities in different UTM zones are neighbours. "" where
+    neither is known."""
     place: Place | None
     bare: bool
     """Whether a file of it lacks a CRS."""
     findings: tuple[Finding, ...]
 
 
-def survey_scenes(tree: SourceTree, arrangement: Arrangement, rasters: Rasters, splits: str, max_height: float) -> Survey:
+def survey_scenes(
+    tree: SourceTree, arrangement: Arrangement, rasters: Rasters, splits: str, max_height: float
+) -> Survey:
     """Read everything and check it. Raises InputError only where the user's file of splits is wrong."""
     findings = list(arrangement.findings)
     footprints = Footprints({}, ())
@@ -74,7 +77,8 @@ def survey_scenes(tree: SourceTree, arrangement: Arrangement, rasters: Rasters, 
             findings += _compare(arrangement, footprints)
     described: list[SceneFiles] = []
     looks: list[_Look] = []
-    # Also those without annotations are read, so that a damaged file is found now and not when the annotations are there.
+    # Also those without annotations are read, so that a damaged file is found now and not when the annotations are
+    # there.
     for scene in track(arrangement.scenes, "reading scenes", console=Console(stderr=True), transient=True):
         look = _look(tree, rasters, scene, footprints.rasters.get(scene.name), max_height)
         findings += look.findings
@@ -85,11 +89,21 @@ def survey_scenes(tree: SourceTree, arrangement: Arrangement, rasters: Rasters, 
     assigned, chosen, problems = _assign(described, looks, splits)
     findings += problems
     scenes = tuple(
-        Scene(scene.name, {sensor: tree.files[name] for sensor, name in scene.files.items()}, footprints.rasters[scene.name], split)
+        Scene(
+            scene.name,
+            {sensor: tree.files[name] for sensor, name in scene.files.items()},
+            footprints.rasters[scene.name],
+            split,
+        )
         for scene, split in zip(described, chosen, strict=True)
         if split
     )
-    used = {name: tree.files[name] for scene, split in zip(described, chosen, strict=True) if split for name in scene.files.values()}
+    used = {
+        name: tree.files[name]
+        for scene, split in zip(described, chosen, strict=True)
+        if split
+        for name in scene.files.values()
+    }
     if arrangement.annotations:
         used[arrangement.annotations] = tree.files[arrangement.annotations]
     rows = [*arrangement.inventory, ("buildings", str(sum(raster.buildings for raster in footprints.rasters.values())))]
@@ -105,17 +119,26 @@ def _compare(arrangement: Arrangement, footprints: Footprints) -> list[Finding]:
     names = {scene.name for scene in arrangement.scenes}
     unknown = sorted(names - set(footprints.rasters))
     if unknown:
-        message = f"scenes that are not listed, so that their buildings are not known: {len(unknown)}, the first is {unknown[0]}."
+        message = (
+            f"scenes that are not listed, so that their buildings are not known: {len(unknown)}, the first is "
+            f"{unknown[0]}."
+        )
         remedy = "Find the annotations of these scenes, or accept to leave them out."
         findings.append(Finding(Severity.REFUSED, "scene-not-annotated", arrangement.annotations, message, remedy))
     absent = sorted(set(footprints.rasters) - names)
     if absent:
         message = f"images that are listed but not there: {len(absent)}, the first is {absent[0]}."
-        findings.append(Finding(Severity.NOTE, "scene-missing", arrangement.annotations, message, "They were left out."))
+        findings.append(
+            Finding(Severity.NOTE, "scene-missing", arrangement.annotations, message, "They were left out.")
+        )
     empty = sorted(name for name in names & set(footprints.rasters) if not footprints.rasters[name].buildings)
     if empty:
-        message = f"scenes without a footprint: {len(empty)} ({', '.join(empty[:5])}{', ...' if len(empty) > 5 else ''})."
-        findings.append(Finding(Severity.NOTE, "no-footprint", arrangement.annotations, message, "They are all background."))
+        message = (
+            f"scenes without a footprint: {len(empty)} ({', '.join(empty[:5])}{', ...' if len(empty) > 5 else ''})."
+        )
+        findings.append(
+            Finding(Severity.NOTE, "no-footprint", arrangement.annotations, message, "They are all background.")
+        )
     return findings
 
 
@@ -136,7 +159,10 @@ def _look(tree: SourceTree, rasters: Rasters, scene: SceneFiles, footprints: Ras
             footprints = footprints or blank(*dataset.shape)
             if dataset.shape != (footprints.height, footprints.width):
                 expected = f"{footprints.height} x {footprints.width}"
-                message = f"{dataset.height} x {dataset.width} pixels, but the annotations or the scene's other files have {expected}."
+                message = (
+                    f"{dataset.height} x {dataset.width} pixels, but the annotations or the scene's other files have "
+                    f"{expected}."
+                )
                 findings.append(Finding(Severity.ERROR, "wrong-size", name, message, "Download the file again."))
             else:
                 seen[sensor] = read_sensor(rasters, path)
@@ -167,7 +193,9 @@ def _check_pixels(scene: SceneFiles, seen: Mapping[str, Seen], footprints: Raste
     pixels = compose(seen, footprints, max_height)
     if pixels.strip.any():
         share = f"{pixels.strip.mean():.1%} of it is black up to the edge: outside the optical image."
-        remedy = "rgb is not available there, nor dsm where it is 0, and the label is ignored where no footprint reaches."
+        remedy = (
+            "rgb is not available there, nor dsm where it is 0, and the label is ignored where no footprint reaches."
+        )
         findings.append(Finding(Severity.NOTE, "black-strip", scene.files["rgb"], share, remedy))
     if pixels.too_high.any():
         highest = seen["dsm"].values[..., 0][pixels.too_high].max()
@@ -187,11 +215,15 @@ def _describe_places(scenes: Sequence[SceneFiles], looks: Sequence[_Look]) -> li
     lost = [scene.name for scene, look in zip(scenes, looks, strict=True) if look.place is None]
     if lost:
         message = f"scenes that tell neither by name nor by CRS where they lie: {len(lost)}, the first is {lost[0]}."
-        findings.append(Finding(Severity.NOTE, "no-place", lost[0], message, "Whether they touch others cannot be checked."))
+        findings.append(
+            Finding(Severity.NOTE, "no-place", lost[0], message, "Whether they touch others cannot be checked.")
+        )
     return findings
 
 
-def _assign(scenes: Sequence[SceneFiles], looks: Sequence[_Look], splits: str) -> tuple[dict[str, str], list[str], list[Finding]]:
+def _assign(
+    scenes: Sequence[SceneFiles], looks: Sequence[_Look], splits: str
+) -> tuple[dict[str, str], list[str], list[Finding]]:
     """The splits of cities or scenes, the split of each scene ("" for none), and what is wrong about them."""
     if not scenes:  # which is a finding already, and no line of a file of splits would fit
         return {}, [], []
@@ -200,22 +232,38 @@ def _assign(scenes: Sequence[SceneFiles], looks: Sequence[_Look], splits: str) -
     if splits != "city":
         path = Path(splits)
         if not path.is_file():
-            raise InputError(f"--splits names {path}, which does not exist. Give 'city', or a CSV with the columns city,split or tile,split.")
-        by_tile = "tile" in [cell.strip() for cell in path.read_text(encoding="utf-8", errors="replace").partition("\n")[0].split(",")]
+            raise InputError(
+                f"--splits names {path}, which does not exist. Give 'city', or a CSV with the columns city,split or "
+                f"tile,split."
+            )
+        by_tile = "tile" in [
+            cell.strip() for cell in path.read_text(encoding="utf-8", errors="replace").partition("\n")[0].split(",")
+        ]
         names = [scene.name for scene in scenes] if by_tile else groups
         assigned = read_splits(path, "tile" if by_tile else "city", {name for name in names if name})
         chosen = [assigned.get(name, "") for name in names]
     else:
         if nowhere := [scene.name for scene, group in zip(scenes, groups, strict=True) if not group]:
             message = f"scenes of which neither name nor CRS tells the city: {len(nowhere)}, the first is {nowhere[0]}."
-            findings.append(Finding(Severity.ERROR, "no-city", nowhere[0], message, "Assign scenes yourself: --splits FILE with lines tile,split."))
+            findings.append(
+                Finding(
+                    Severity.ERROR,
+                    "no-city",
+                    nowhere[0],
+                    message,
+                    "Assign scenes yourself: --splits FILE with lines tile,split.",
+                )
+            )
         assigned = split_by_city(Counter(group for group in groups if group))
         chosen = [assigned.get(group, "") for group in groups]
     inside = [i for i, split in enumerate(chosen) if split]
     pairs = neighbours_apart([looks[i].place for i in inside], [chosen[i] for i in inside], NEIGHBOURS)
     if pairs:
         one, other = (inside[i] for i in pairs[0])
-        message = f"{scenes[one].name} ({chosen[one]}) and {scenes[other].name} ({chosen[other]}) touch or overlap; such scenes: {len(pairs)}."
+        message = (
+            f"{scenes[one].name} ({chosen[one]}) and {scenes[other].name} ({chosen[other]}) touch or overlap; such "
+            f"scenes: {len(pairs)}."
+        )
         remedy = "Scores would be too good. Give neighbours one split."
         findings.append(Finding(Severity.REFUSED, "neighbours-in-two-splits", scenes[one].name, message, remedy))
     return assigned, chosen, findings

@@ -1,8 +1,9 @@
 """Which public data set is this, what is missing, and what is wrong with it? `python -m data_prep.doctor SOURCE`.
 
-Runs the checks of a conversion with default options, notes what other options would meet, and writes nothing: archives are unpacked
-into a temporary folder that is removed. Exit status 0: it could be converted as it is. 1: something stands in the way, and the table
-says what to do about it. 2: bad input, such as a source that is no set known here.
+Runs the checks of a conversion with default options, notes what other options would meet, and writes nothing:
+archives are unpacked into a temporary folder that is removed. Exit status 0: it could be converted as it is. 1:
+something stands in the way, and the table says what to do about it. 2: bad input, such as a source that is no set
+known here.
 """
 
 from __future__ import annotations
@@ -35,10 +36,16 @@ SETS: tuple[PublicSet, ...] = (
 
 OTHER_CHOICES: Mapping[str, Mapping[str, Any]] = {
     potsdam.NAME: {
-        "--dsm ownapproach": potsdam.Options(Path(), Path(), "ownapproach", AreaOptions(modalities=("dsm",), validation=potsdam.VALIDATION)),
-        "--dsm absolute": potsdam.Options(Path(), Path(), "absolute", AreaOptions(modalities=("dsm",), validation=potsdam.VALIDATION)),
+        "--dsm ownapproach": potsdam.Options(
+            Path(), Path(), "ownapproach", AreaOptions(modalities=("dsm",), validation=potsdam.VALIDATION)
+        ),
+        "--dsm absolute": potsdam.Options(
+            Path(), Path(), "absolute", AreaOptions(modalities=("dsm",), validation=potsdam.VALIDATION)
+        ),
         "--eroded-evaluation": potsdam.Options(
-            Path(), Path(), areas=AreaOptions(modalities=("dsm",), validation=potsdam.VALIDATION, eroded_evaluation=True)
+            Path(),
+            Path(),
+            areas=AreaOptions(modalities=("dsm",), validation=potsdam.VALIDATION, eroded_evaluation=True),
         ),
     },
     vaihingen.NAME: {
@@ -47,7 +54,8 @@ OTHER_CHOICES: Mapping[str, Mapping[str, Any]] = {
         ),
     },
 }
-"""By set and by the flags that choose them: options that read files which the default ones do not. What is odd about those files is a note."""
+"""By set and by the flags that choose them: options that read files which the default ones do not. What is odd about
+those files is a note."""
 
 
 @dataclass(frozen=True)
@@ -63,13 +71,16 @@ def recognise(tree: SourceTree) -> PublicSet:
     fitting = [s for s in SETS if s.recognise(tree)]
     names = ", ".join(s.NAME for s in fitting)
     if len(fitting) > 1:
-        raise InputError(f"{tree.root} holds files of several sets: {names}. Give the folder or archive of one of them.")
+        raise InputError(
+            f"{tree.root} holds files of several sets: {names}. Give the folder or archive of one of them."
+        )
     if not fitting:
         example = next(iter(tree.files))
         known = ", ".join(s.NAME for s in SETS)
         raise InputError(
             f"{tree.root} holds {len(tree.files)} files (the first is {example}), but none is named as in {known}. "
-            "Give the folder above the set's own folders, or an archive as it was downloaded; for rasters of your own, use data_prep.geotiff."
+            "Give the folder above the set's own folders, or an archive as it was downloaded; for rasters of your own, "
+            "use data_prep.geotiff."
         )
     return fitting[0]
 
@@ -104,7 +115,11 @@ def _other_findings(found: PublicSet, tree: SourceTree, known: Sequence[Finding]
         for finding in found.survey(tree, options).findings:
             if finding not in known:
                 severity = "" if finding.severity is Severity.NOTE else f", {finding.severity.value}"
-                others.append(dataclasses.replace(finding, severity=Severity.NOTE, remedy=f"With {flags}{severity}: {finding.remedy}"))
+                others.append(
+                    dataclasses.replace(
+                        finding, severity=Severity.NOTE, remedy=f"With {flags}{severity}: {finding.remedy}"
+                    )
+                )
     return others
 
 

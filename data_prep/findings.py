@@ -1,4 +1,5 @@
-"""What is odd about a source, found before anything is written: by the doctor for a person, by the converters to refuse or to record."""
+"""What is odd about a source, found before anything is written: by the doctor for a person, by the converters to
+refuse or to record."""
 
 from __future__ import annotations
 
@@ -59,7 +60,9 @@ def print_findings(findings: Sequence[Finding], console: Console) -> None:
         kind = (finding.severity, finding.check)
         seen[kind] = seen.get(kind, 0) + 1
         if seen[kind] <= SHOWN:
-            table.add_row(finding.severity.value, f"{finding.place}: {finding.message} [{finding.check}]", finding.remedy)
+            table.add_row(
+                finding.severity.value, f"{finding.place}: {finding.message} [{finding.check}]", finding.remedy
+            )
     console.print(table, markup=False)
     for (_, check), count in seen.items():
         if count > SHOWN:
@@ -69,8 +72,8 @@ def print_findings(findings: Sequence[Finding], console: Console) -> None:
 def settle(findings: Sequence[Finding], accepted: Sequence[str]) -> tuple[str, ...]:
     """The findings as lines of the manifest, where none stands in the way of a conversion.
 
-    Otherwise all of them are listed on standard error, and InputError tells the worst one. A name in `accepted` that is no check
-    which can be accepted here is an error too: it may be a misspelt one.
+    Otherwise all of them are listed on standard error, and InputError tells the worst one. A name in `accepted` that
+    is no check which can be accepted here is an error too: it may be a misspelt one.
     """
     known = {f.check for f in findings if f.severity is Severity.REFUSED}
     blocking = [f for f in findings if f.severity is Severity.ERROR]

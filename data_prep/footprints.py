@@ -17,7 +17,8 @@ from pycocotools import mask as coco
 from data_prep.findings import Finding, Severity
 
 FARTHEST = 10
-"""[C] Corners farther outside than so many image sides are damage; pycocotools would also draw every pixel on the way to them."""
+"""[C] Corners farther outside than so many image sides are damage; pycocotools would also draw every pixel on the
+way to them."""
 AGAIN = "Download the annotations again."
 
 
@@ -53,17 +54,26 @@ def blank(height: int, width: int) -> Raster:
 def read_footprints(path: Path, name: str) -> Footprints:
     """The footprints of every image that the file lists; an image without any is all background.
 
-    Polygons (several a building are united, not holes), runs and compressed runs are understood. What cannot be drawn is a
-    finding at `name`, the file's name in the source.
+    Polygons (several a building are united, not holes), runs and compressed runs are understood. What cannot be
+    drawn is a finding at `name`, the file's name in the source.
     """
     try:
         content = json.loads(path.read_bytes())
         images = [_Image.read(entry, f"{name}, images[{number}]") for number, entry in enumerate(content["images"])]
-        annotations = [(int(entry["id"]), int(entry["image_id"]), entry.get("segmentation")) for entry in content["annotations"]]
+        annotations = [
+            (int(entry["id"]), int(entry["image_id"]), entry.get("segmentation")) for entry in content["annotations"]
+        ]
         categories = [str(category.get("name")) for category in content.get("categories", [])]
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         what = f"field {error} is missing" if isinstance(error, KeyError) else str(error)
-        return Footprints({}, (Finding(Severity.ERROR, "annotations-unreadable", name, f"these are no COCO annotations ({what}).", AGAIN),))
+        return Footprints(
+            {},
+            (
+                Finding(
+                    Severity.ERROR, "annotations-unreadable", name, f"these are no COCO annotations ({what}).", AGAIN
+                ),
+            ),
+        )
     findings = [
         Finding(Severity.ERROR, "image-listed-twice", name, f"the image {stem!r} is listed {count} times.", AGAIN)
         for stem, count in Counter(image.stem for image in images).items()
@@ -72,7 +82,13 @@ def read_footprints(path: Path, name: str) -> Footprints:
     if len(categories) > 1:
         few = ", ".join(categories[:3])
         findings.append(
-            Finding(Severity.NOTE, "several-categories", name, f"there are {len(categories)} categories ({few}, ...).", "All are buildings.")
+            Finding(
+                Severity.NOTE,
+                "several-categories",
+                name,
+                f"there are {len(categories)} categories ({few}, ...).",
+                "All are buildings.",
+            )
         )
     shapes: dict[int, list[tuple[int, Any]]] = {image.id: [] for image in images}
     strays = []
@@ -100,7 +116,12 @@ class _Image(NamedTuple):
     @classmethod
     def read(cls, entry: Mapping[str, Any], place: str) -> _Image:
         # Names have dots of their own (52.4902), so only what is known as a suffix is cut off.
-        stem = re.sub(r"\.(tiff?|png|jpe?g)$", "", PurePosixPath(str(entry["file_name"]).replace("\\", "/")).name, flags=re.IGNORECASE)
+        stem = re.sub(
+            r"\.(tiff?|png|jpe?g)$",
+            "",
+            PurePosixPath(str(entry["file_name"]).replace("\\", "/")).name,
+            flags=re.IGNORECASE,
+        )
         image = cls(int(entry["id"]), stem, int(entry["height"]), int(entry["width"]))
         if not (0 < image.height <= 2**15 and 0 < image.width <= 2**15):
             raise ValueError(f"{place} is {image.height} x {image.width} pixels")
@@ -121,7 +142,11 @@ def _draw(image: _Image, shapes: Sequence[tuple[int, Any]], name: str) -> tuple[
             continue
         if flat:
             message = f"parts with fewer than three corners: {flat}."
-            findings.append(Finding(Severity.NOTE, "footprint-without-area", place, message, "They cover nothing and were left out."))
+            findings.append(
+                Finding(
+                    Severity.NOTE, "footprint-without-area", place, message, "They cover nothing and were left out."
+                )
+            )
         runs += drawn
         buildings += bool(drawn)
     if not runs:
@@ -167,7 +192,8 @@ def _check_runs(shape: Mapping[str, Any], height: int, width: int) -> dict[str, 
 
 
 def _runs(counts: str) -> list[int]:
-    """Lengths in COCO's compressed runs: five bits a character, low bits first, each run but the first three relative to the one before the last.
+    """Lengths in COCO's compressed runs: five bits a character, low bits first, each run but the first three
+    relative to the one before the last.
 
     pycocotools reads them too, but trusts them: damaged ones would be drawn outside its memory.
     """

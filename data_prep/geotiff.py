@@ -1,8 +1,9 @@
 """A user's own rasters: `python -m data_prep.geotiff SOURCE OUT`.
 
-SOURCE is a manifest in CSV (one column per modality with the paths of its rasters, `label`, and `split` or `split_raster`;
-an empty cell is a missing sensor) or a folder with one scene (a GeoTIFF per modality, label.tif, split.tif). Every scene is
-cut into tiles on its label's grid. Nodata, masks, alpha and NaN become "not available", pixel by pixel.
+SOURCE is a manifest in CSV (one column per modality with the paths of its rasters, `label`, and `split` or
+`split_raster`; an empty cell is a missing sensor) or a folder with one scene (a GeoTIFF per modality, label.tif,
+split.tif). Every scene is cut into tiles on its label's grid. Nodata, masks, alpha and NaN become "not available",
+pixel by pixel.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from data_prep.workspace import check_target
 from sgma_jax.data.rasters import Box, Rasters, decibels
 from sgma_jax.data.schema import DTYPES, IGNORE, Example, Modality, Schema
 from sgma_jax.errors import InputError, one_line_errors
-from sgma_jax.reporting.tables import print_dataset
+from sgma_jax.show.tables import print_dataset
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,8 @@ class Options:
     tile: int = 256
     """Side of the tiles in pixels of the label."""
     overlap: int = 0
-    """Pixels that neighbouring tiles share. In validation and test each labelled pixel still counts in one tile only."""
+    """Pixels that neighbouring tiles share. In validation and test each labelled pixel still counts in one tile
+    only."""
     ignore: int = IGNORE
     """Label value of pixels that are neither trained on nor scored; the label's nodata value is one too."""
     log_modalities: tuple[str, ...] = ()
@@ -69,7 +71,9 @@ def convert_rasters(options: Options) -> None:
             raise InputError(f"--log-modalities names {name!r}, which is not among the modalities {', '.join(names)}.")
     with contextlib.closing(Rasters()) as rasters:
         modalities = tuple(_modality(rasters, scenes, name, name in options.log_modalities) for name in names)
-        survey = survey_labels(rasters, scenes, tile=options.tile, overlap=options.overlap, classes=options.classes, ignore=options.ignore)
+        survey = survey_labels(
+            rasters, scenes, tile=options.tile, overlap=options.overlap, classes=options.classes, ignore=options.ignore
+        )
         schema = Schema(
             name=options.name or options.source.resolve().stem,
             modalities=modalities,
@@ -137,17 +141,22 @@ def _modality(rasters: Rasters, scenes: Sequence[Scene], name: str, log: bool) -
         dataset = rasters.open(path)
         dtype = dataset.dtypes[bands[0] - 1]
         if dtype not in DTYPES:
-            raise InputError(f"{path}: modality {name!r} is of type {dtype}. Convert the raster to one of {', '.join(DTYPES)}.")
+            raise InputError(
+                f"{path}: modality {name!r} is of type {dtype}. Convert the raster to one of {', '.join(DTYPES)}."
+            )
         if first is None:
             first, unit = (path, len(bands), dtype), dataset.units[bands[0] - 1] or ""
         if (len(bands), dtype) != first[1:]:
             raise InputError(
-                f"{path}: modality {name!r} has {len(bands)} bands of {dtype} here, but {first[1]} of {first[2]} in {first[0]}. "
+                f"{path}: modality {name!r} has {len(bands)} bands of {dtype} here, but {first[1]} of {first[2]} in "
+                f"{first[0]}. "
                 "Make the files alike, or give them columns of their own."
             )
         rasters.is_aligned(path, scene.label)  # raises where the two cannot be laid over each other
     if first is None:
-        raise InputError(f"modality {name!r}: no record has it, all its cells are empty. Leave it out with --modalities.")
+        raise InputError(
+            f"modality {name!r}: no record has it, all its cells are empty. Leave it out with --modalities."
+        )
     return Modality(name, first[1], "decibel" if log else unit, "float32" if log else first[2])
 
 
@@ -157,7 +166,9 @@ def _source_files(rasters: Rasters, scenes: Sequence[Scene], source: Path) -> di
     files = [] if source.is_dir() else [source]
     for scene in scenes:
         for path in (scene.label, *scene.images.values(), *([scene.split] if isinstance(scene.split, Path) else [])):
-            files += [Path(part) for part in rasters.open(path).files if Path(part).is_file()]  # with masks and the like beside it
+            files += [
+                Path(part) for part in rasters.open(path).files if Path(part).is_file()
+            ]  # with masks and the like beside it
     named: dict[str, Path] = {}
     for path in dict.fromkeys(file.resolve() for file in files):
         inside = path.is_relative_to(base)
@@ -172,7 +183,9 @@ def _source_files(rasters: Rasters, scenes: Sequence[Scene], source: Path) -> di
 def _check_options(options: Options) -> None:
     check_tiling(options.tile)
     if not 0 <= options.overlap < options.tile:
-        raise InputError(f"--overlap is {options.overlap}; it must be at least 0 and less than --tile ({options.tile}).")
+        raise InputError(
+            f"--overlap is {options.overlap}; it must be at least 0 and less than --tile ({options.tile})."
+        )
 
 
 @one_line_errors

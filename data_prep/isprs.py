@@ -1,7 +1,7 @@
 """What Potsdam and Vaihingen share: areas of colour-coded labels and aligned images, cut into tiles.
 
-`data_prep.potsdam` and `data_prep.vaihingen` say which files make up an area, `data_prep.isprs_survey` checks them, and this module
-reads tiles of them.
+`data_prep.potsdam` and `data_prep.vaihingen` say which files make up an area, `data_prep.isprs_survey` checks them,
+and this module reads tiles of them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from sgma_jax.data.schema import IGNORE, SPLITS, Example, Modality, Schema
 from sgma_jax.errors import InputError
 
 HEIGHTS = (-430.0, 8850.0)
-"""[C] Metres above the sea, from the lowest to the highest dry land; an absolute height outside is a hole that no nodata value declares."""
+"""[C] Metres above the sea, from the lowest to the highest dry land; an absolute height outside is a hole that no
+nodata value declares."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +39,13 @@ class AreaOptions:
     tile: int = 512
     """Side of the tiles in pixels."""
     stride: int | None = None
-    """Pixels from a tile to the next; by default the fewest tiles cover an area evenly. Validation and test count each pixel once."""
+    """Pixels from a tile to the next; by default the fewest tiles cover an area evenly. Validation and test count
+    each pixel once."""
     splits: str = "official"
     """"official", or a CSV that assigns areas to train, validation and test."""
     validation: tuple[str, ...] = ()
-    """Areas of the official training split that are held out for validation; "none" holds none out, and trains on all."""
+    """Areas of the official training split that are held out for validation; "none" holds none out, and trains on
+    all."""
     drop: tuple[str, ...] = ()
     """Areas to leave out, such as Potsdam's 7_10."""
     clutter: bool = False
@@ -120,7 +123,8 @@ class Area:
 
 
 def find_files(tree: SourceTree, kinds: Mapping[str, Kind]) -> dict[str, dict[str, list[File]]]:
-    """Product -> id of the area -> files. Numbers may be padded with zeros in one product and not in another, so ids are made of the numbers."""
+    """Product -> id of the area -> files. Numbers may be padded with zeros in one product and not in another, so ids
+    are made of the numbers."""
     compiled = {kind: re.compile(rf"(?:.*/)?{k.pattern}", re.IGNORECASE) for kind, k in kinds.items()}
     found: dict[str, dict[str, list[File]]] = {kind: {} for kind in kinds}
     for name, path in tree.files.items():
@@ -140,7 +144,9 @@ def plan_tiles(areas: Sequence[Area], options: AreaOptions) -> dict[str, list[Ti
     """Per split, the tiles of its areas in the order of the areas, row by row."""
     tiles: dict[str, list[Tile]] = {split: [] for split in SPLITS}
     for index, area in enumerate(areas):
-        rows, columns = (spans(n, options.tile, overlap_of(n, options.tile, options.stride)) for n in (area.height, area.width))
+        rows, columns = (
+            spans(n, options.tile, overlap_of(n, options.tile, options.stride)) for n in (area.height, area.width)
+        )
         tiles[area.split] += [Tile(index, area.split, row, column) for row in rows for column in columns]
     return tiles
 
@@ -148,7 +154,9 @@ def plan_tiles(areas: Sequence[Area], options: AreaOptions) -> dict[str, list[Ti
 def area_schema(name: str, modalities: tuple[Modality, ...], options: AreaOptions) -> Schema:
     """The schema of a set with these sensors."""
     clutter = options.clutter
-    return Schema(name, modalities, (*CLASSES, *["clutter"] * clutter), (*PALETTE, *[CLUTTER_COLOUR] * clutter), options.tile)
+    return Schema(
+        name, modalities, (*CLASSES, *["clutter"] * clutter), (*PALETTE, *[CLUTTER_COLOUR] * clutter), options.tile
+    )
 
 
 def check_options(options: AreaOptions, sensors: Sequence[str]) -> None:
@@ -191,7 +199,9 @@ class AreaReader:
 
     def _label(self, area: Area, tile: Tile) -> np.ndarray:
         rows, columns = tile.row.stop - tile.row.start, tile.column.stop - tile.column.start
-        colours = self.rasters.window(area.label.path, [1, 2, 3], Window(tile.column.start, tile.row.start, columns, rows))
+        colours = self.rasters.window(
+            area.label.path, [1, 2, 3], Window(tile.column.start, tile.row.start, columns, rows)
+        )
         found = to_label(decode(colours), self.clutter)
         if tile.split != "train":
             found = ignore_foreign(found, tile.row, tile.column)
@@ -201,9 +211,11 @@ class AreaReader:
 
 
 def read_layer(rasters: Rasters, layer: Layer, row: int, column: int, side: int) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels [side, side, bands] as stored, 0 where there are none, and availability [side, side], of a square of the label's grid.
+    """Pixels [side, side, bands] as stored, 0 where there are none, and availability [side, side], of a square of
+    the label's grid.
 
-    Beyond the file's last row or column, at its nodata value, where it is not finite, and at impossible heights, nothing is available.
+    Beyond the file's last row or column, at its nodata value, where it is not finite, and at impossible heights,
+    nothing is available.
     """
     dataset = rasters.open(layer.file.path)
     pixels = np.zeros((side, side, len(layer.bands)), dataset.dtypes[0])

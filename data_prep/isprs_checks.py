@@ -17,13 +17,16 @@ from sgma_jax.errors import InputError
 ROWS = 512
 """Rows of a strip."""
 ERODED_DIFFERENCE = 1e-3
-"""[C] Share of pixels in which an eroded label may name another class than the full one: re-encoded copies differ in a few."""
+"""[C] Share of pixels in which an eroded label may name another class than the full one: re-encoded copies differ in
+a few."""
 MISPLACED = 1.5
-"""[C] Pixels by which two files' positions may differ: one that is missing, and the half by which conventions differ."""
+"""[C] Pixels by which two files' positions may differ: one that is missing, and the half by which conventions
+differ."""
 
 
 def check_format(rasters: Rasters, file: File, kind: Kind) -> list[Finding]:
-    """An error where the file does not open or is not what the product should be. An empty file is told elsewhere, as missing."""
+    """An error where the file does not open or is not what the product should be. An empty file is told elsewhere,
+    as missing."""
     if not file.path.stat().st_size:
         return []
     try:
@@ -62,7 +65,8 @@ def check_readable(rasters: Rasters, file: File) -> tuple[list[Finding], bool]:
 
 
 def check_label(rasters: Rasters, file: File, *, eroded: bool) -> list[Finding]:
-    """Whether every pixel is a class: errors for other colours, a refusal for seams where there should be none, a note on damaged colours."""
+    """Whether every pixel is a class: errors for other colours, a refusal for seams where there should be none, a
+    note on damaged colours."""
     if not file.path.stat().st_size:
         return [Finding(Severity.ERROR, "unreadable", file.name, "is empty.", "Restore the file.")]
     counts = dict.fromkeys(("unknown", "boundary", "off"), 0)
@@ -96,28 +100,42 @@ def check_label(rasters: Rasters, file: File, *, eroded: bool) -> list[Finding]:
     return found
 
 
-def check_grid(rasters: Rasters, file: File, label: File, *, may_be_short: bool) -> tuple[tuple[int, int] | None, list[Finding]]:
-    """Row and column of the label on which a file's first pixel lies, None where it cannot be laid over the label; and what is odd.
+def check_grid(
+    rasters: Rasters, file: File, label: File, *, may_be_short: bool
+) -> tuple[tuple[int, int] | None, list[Finding]]:
+    """Row and column of the label on which a file's first pixel lies, None where it cannot be laid over the label;
+    and what is odd.
 
-    ISPRS' files are cut alike, so nothing is resampled. A height model may be short of a row or column, as 03_13 of Potsdam is;
-    which one, the files' positions tell, and without them it is the last.
+    ISPRS' files are cut alike, so nothing is resampled. A height model may be short of a row or column, as 03_13 of
+    Potsdam is; which one, the files' positions tell, and without them it is the last.
     """
     image, grid = rasters.open(file.path), rasters.open(label.path)
     short = (grid.height - image.height, grid.width - image.width)
     sizes = f"has {image.height} x {image.width} pixels, {label.name} has {grid.height} x {grid.width}"
     if min(short) < 0 or max(short) > (1 if may_be_short else 0):
-        return None, [Finding(Severity.ERROR, "size", file.name, f"{sizes}.", "Restore both files as they were published.")]
+        return None, [
+            Finding(Severity.ERROR, "size", file.name, f"{sizes}.", "Restore both files as they were published.")
+        ]
     offset, found = (0, 0), []
     if not (image.transform.is_identity or grid.transform.is_identity):
-        column, row, _ = np.linalg.solve(np.array(grid.transform).reshape(3, 3), (image.transform.c, image.transform.f, 1.0))
+        column, row, _ = np.linalg.solve(
+            np.array(grid.transform).reshape(3, 3), (image.transform.c, image.transform.f, 1.0)
+        )
         if not (-MISPLACED <= row <= short[0] + MISPLACED and -MISPLACED <= column <= short[1] + MISPLACED):
             message = f"begins {row:.0f} rows and {column:.0f} columns beside {label.name}."
-            remedy = "Check whether one of them is of another place; accepted, they are laid over each other corner to corner."
+            remedy = (
+                "Check whether one of them is of another place; accepted, they are laid over each other corner to "
+                "corner."
+            )
             found.append(Finding(Severity.REFUSED, "misplaced", file.name, message, remedy))
         else:
             offset = (min(max(round(row), 0), short[0]), min(max(round(column), 0), short[1]))
     if any(short):
-        lines = [f"{name} {'first' if o else 'last'}" for name, s, o in zip(("row", "column"), short, offset, strict=True) if s]
+        lines = [
+            f"{name} {'first' if o else 'last'}"
+            for name, s, o in zip(("row", "column"), short, offset, strict=True)
+            if s
+        ]
         remedy = f"Not available there ({' and '.join(lines)})."
         found.append(Finding(Severity.NOTE, "short-dsm", file.name, f"{sizes}.", remedy))
     return offset, found
@@ -133,7 +151,9 @@ def check_same_band(rasters: Rasters, file: File, band: int, other: File, other_
             differing += int(different.sum())
     if not differing:
         return []
-    message = f"band {band} differs from band {other_band} of {other.name} in {differing} pixels; both are the near infrared."
+    message = (
+        f"band {band} differs from band {other_band} of {other.name} in {differing} pixels; both are the near infrared."
+    )
     remedy = "Restore both files; one of them is damaged, of another place, or has its bands in another order."
     return [Finding(Severity.ERROR, "nir-disagrees", f"{file.name}, {first}", message, remedy)]
 
@@ -163,9 +183,11 @@ def check_eroded(rasters: Rasters, eroded: File, full: File) -> list[Finding]:
 
 
 def levels_per_metre(rasters: Rasters, normalised: File, absolute: File) -> float | None:
-    """Grey levels of a normalised height model per metre: the ratio of both models' steps along rows; None where there are too few.
+    """Grey levels of a normalised height model per metre: the ratio of both models' steps along rows; None where
+    there are too few.
 
-    A normalised height is the absolute one less the ground's, which changes little over a step, so the ratio is the unit.
+    A normalised height is the absolute one less the ground's, which changes little over a step, so the ratio is the
+    unit.
     """
     image, heights = rasters.open(normalised.path), rasters.open(absolute.path)
     rows, columns, step = min(image.height, heights.height), min(image.width, heights.width), 16
@@ -193,4 +215,10 @@ def _place(where: np.ndarray, window: Window) -> str:
 
 def _unreadable(file: File, error: InputError) -> Finding:
     # The error names the file as it lies on this machine, perhaps unpacked; the finding, as it is called in the source.
-    return Finding(Severity.ERROR, "unreadable", file.name, str(error).replace(str(file.path), "the file"), "Download or unpack it again.")
+    return Finding(
+        Severity.ERROR,
+        "unreadable",
+        file.name,
+        str(error).replace(str(file.path), "the file"),
+        "Download or unpack it again.",
+    )

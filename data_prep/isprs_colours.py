@@ -1,8 +1,8 @@
 """The colours in which ISPRS publishes the labels of Potsdam and Vaihingen, and how damaged ones are read.
 
-The benchmark's palette has a colour at seven of the eight corners of the colour cube. Published copies hold re-encoded labels with
-thousands of colours near the corners, so a pixel belongs to the corner on whose side of 127 its three channels lie; on clean labels
-that is the exact palette.
+The benchmark's palette has a colour at seven of the eight corners of the colour cube. Published copies hold
+re-encoded labels with thousands of colours near the corners, so a pixel belongs to the corner on whose side of 127
+its three channels lie; on clean labels that is the exact palette.
 """
 
 from __future__ import annotations

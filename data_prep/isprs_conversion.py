@@ -14,11 +14,16 @@ from data_prep.parallel import parallel_arguments
 from data_prep.sources import SourceTree, open_source_beside
 from data_prep.workspace import check_target
 from sgma_jax.data.schema import SPLITS
-from sgma_jax.reporting.tables import print_dataset
+from sgma_jax.show.tables import print_dataset
 
 
 def convert_areas(
-    source: Path, out: Path, options: AreaOptions, survey: Callable[[SourceTree], AreaSurvey], converter: str, choices: Mapping[str, Any]
+    source: Path,
+    out: Path,
+    options: AreaOptions,
+    survey: Callable[[SourceTree], AreaSurvey],
+    converter: str,
+    choices: Mapping[str, Any],
 ) -> None:
     """Check everything, then write the converted set; `choices` are the options that only this set has."""
     workers = parallel_arguments(options.parallel)

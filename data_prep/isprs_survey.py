@@ -1,4 +1,5 @@
-"""What is there of Potsdam or Vaihingen, which areas can be converted, and everything that would make a conversion silently wrong."""
+"""What is there of Potsdam or Vaihingen, which areas can be converted, and everything that would make a conversion
+silently wrong."""
 
 from __future__ import annotations
 
@@ -45,15 +46,28 @@ def survey_areas(rasters: Rasters, tree: SourceTree, layout: Layout, options: Ar
     sensors = options.modalities or tuple(layout.sensors)
     found = find_files(tree, layout.kinds)
     findings: list[Finding] = []
-    chosen: Chosen = {kind: {i: _one(files, layout.kinds[kind].what, findings) for i, files in ids.items()} for kind, ids in found.items()}
+    chosen: Chosen = {
+        kind: {i: _one(files, layout.kinds[kind].what, findings) for i, files in ids.items()}
+        for kind, ids in found.items()
+    }
     splits = _assign(layout, options, chosen, findings)
     _list_missing(layout, chosen, splits, options, findings)
     for sensor in sensors:
         if not any(chosen[kind] for kind, _ in layout.sensors[sensor]):
             what = " or ".join(layout.kinds[kind].what for kind, _ in layout.sensors[sensor])
             others = " ".join(s for s in sensors if s != sensor)
-            remedy = f"Add the files, or leave the sensor out with --modalities {others}." if others else "Add the files."
-            findings.append(Finding(Severity.ERROR, "no-sensor", what, f"there is no file of it at all, so nothing shows {sensor}.", remedy))
+            remedy = (
+                f"Add the files, or leave the sensor out with --modalities {others}." if others else "Add the files."
+            )
+            findings.append(
+                Finding(
+                    Severity.ERROR,
+                    "no-sensor",
+                    what,
+                    f"there is no file of it at all, so nothing shows {sensor}.",
+                    remedy,
+                )
+            )
     areas: list[Area] = []
     lacking: dict[str, list[str]] = {sensor: [] for sensor in sensors}
     used: dict[str, Path] = {}
@@ -67,15 +81,24 @@ def survey_areas(rasters: Rasters, tree: SourceTree, layout: Layout, options: Ar
     for sensor, ids in lacking.items():
         if ids and any(chosen[kind] for kind, _ in layout.sensors[sensor]):
             what = layout.kinds[layout.sensors[sensor][0][0]].what
-            message = f"missing or empty for {len(ids)} of {len(splits)} {layout.noun}s, where {sensor} would not be available: {', '.join(ids)}."
+            message = (
+                f"missing or empty for {len(ids)} of {len(splits)} {layout.noun}s, where {sensor} would not be "
+                f"available: {', '.join(ids)}."
+            )
             remedy = "Add the files, or choose another product or other sensors."
             findings.append(Finding(Severity.REFUSED, "missing-sensor", what, message, remedy))
     for identity in (i for i in layout.disputed if i in splits):
         remedy = f"Kept; many papers leave it out: --drop {identity}."
-        findings.append(Finding(Severity.NOTE, "disputed-labels", f"{layout.noun} {identity}", layout.disputed[identity], remedy))
+        findings.append(
+            Finding(Severity.NOTE, "disputed-labels", f"{layout.noun} {identity}", layout.disputed[identity], remedy)
+        )
     if "validation" not in splits.values():
         remedy = "Convert with a validation split, or train with --no-validate."
-        findings.append(Finding(Severity.NOTE, "no-validation", "splits", "there is no validation split to score a training on.", remedy))
+        findings.append(
+            Finding(
+                Severity.NOTE, "no-validation", "splits", "there is no validation split to score a training on.", remedy
+            )
+        )
     modalities = tuple(_modality(layout, sensor) for sensor in sensors)
     return AreaSurvey(_inventory(tree, layout, chosen, splits), tuple(findings), tuple(areas), modalities, used)
 
@@ -86,46 +109,73 @@ def _modality(layout: Layout, sensor: str) -> Modality:
 
 
 def _one(files: Sequence[File], what: str, findings: list[Finding]) -> File:
-    """The file to use of several for one area: any where they are equal, as copies for participants and repeated folders are."""
+    """The file to use of several for one area: any where they are equal, as copies for participants and repeated
+    folders are."""
     for other in files[1:]:
         if not filecmp.cmp(files[0].path, other.path, shallow=False):
             remedy = "Remove the one that is not meant."
-            findings.append(Finding(Severity.ERROR, "ambiguous-file", other.name, f"differs from {files[0].name}, and both are its {what}.", remedy))
+            findings.append(
+                Finding(
+                    Severity.ERROR,
+                    "ambiguous-file",
+                    other.name,
+                    f"differs from {files[0].name}, and both are its {what}.",
+                    remedy,
+                )
+            )
     return files[0]
 
 
 def _assign(layout: Layout, options: AreaOptions, chosen: Chosen, findings: list[Finding]) -> dict[str, str]:
-    """The split of each area. The official ones are those of the publisher, with the held-out areas taken from training."""
+    """The split of each area. The official ones are those of the publisher, with the held-out areas taken from
+    training."""
     present = sorted({i for ids in chosen.values() for i in ids}, key=area_key)
     if options.splits == "official":
         held = () if options.validation == ("none",) else options.validation
         for identity in held:
             if identity not in layout.train:
-                raise InputError(f"--validation names {identity!r}, which is not in the official training split: {', '.join(layout.train)}.")
+                raise InputError(
+                    f"--validation names {identity!r}, which is not in the official training split: "
+                    f"{', '.join(layout.train)}."
+                )
         splits = {i: "validation" if i in held else "train" for i in layout.train} | dict.fromkeys(layout.test, "test")
     else:
         if options.validation not in ((), layout.validation):
-            raise InputError(f"--validation is given, but {options.splits} already says what validation is. Give one of the two.")
+            raise InputError(
+                f"--validation is given, but {options.splits} already says what validation is. Give one of the two."
+            )
         splits = read_splits(Path(options.splits), layout.noun, present)
     for identity in options.drop:
         if identity not in {*splits, *present}:
-            raise InputError(f"--drop names {identity!r}, which is no {layout.noun} of this set. Correct the name; ids are not padded.")
+            raise InputError(
+                f"--drop names {identity!r}, which is no {layout.noun} of this set. Correct the name; ids are not "
+                f"padded."
+            )
     for identity in present:
         if identity not in splits and identity not in options.drop and options.splits == "official":
             sees = any(identity in chosen[kind] for kind in chosen if kind not in ("label", "eroded"))
-            check, message = ("not-in-a-split", "is in no official split.") if sees else ("label-without-image", "has a label but no image.")
+            check, message = (
+                ("not-in-a-split", "is in no official split.")
+                if sees
+                else ("label-without-image", "has a label but no image.")
+            )
             findings.append(Finding(Severity.NOTE, check, f"{layout.noun} {identity}", message, "Left out."))
     return {i: split for i, split in splits.items() if i not in options.drop}
 
 
-def _list_missing(layout: Layout, chosen: Chosen, splits: Mapping[str, str], options: AreaOptions, findings: list[Finding]) -> None:
+def _list_missing(
+    layout: Layout, chosen: Chosen, splits: Mapping[str, str], options: AreaOptions, findings: list[Finding]
+) -> None:
     images = [kind for alternatives in layout.sensors.values() for kind, _ in alternatives]
     for split in SPLITS:
         members = sorted((i for i in splits if splits[i] == split), key=area_key)
         label = _label_kind(options, split)
         bare = [i for i in members if not any(i in chosen[kind] for kind in images)]
         unlabelled = [i for i in members if i not in bare and i not in chosen[label]]
-        for check, ids, what in (("missing-image", bare, "any image"), ("missing-label", unlabelled, layout.kinds[label].what)):
+        for check, ids, what in (
+            ("missing-image", bare, "any image"),
+            ("missing-label", unlabelled, layout.kinds[label].what),
+        ):
             if ids:
                 message = f"{len(ids)} of {len(members)} {layout.noun}s have no file of {what}: {', '.join(ids)}."
                 remedy = "Add the files, or name the rest with --splits FILE; accepted, they are left out."
@@ -150,7 +200,9 @@ def _survey_area(
     """Check an area's files against each other; None where it cannot be converted."""
     wanted = {s: [(kind, bands) for kind, bands in layout.sensors[s] if kind in files] for s in sensors}
     label_kind = _label_kind(options, split)
-    if label_kind not in files or not any(kind in files for alternatives in layout.sensors.values() for kind, _ in alternatives):
+    if label_kind not in files or not any(
+        kind in files for alternatives in layout.sensors.values() for kind, _ in alternatives
+    ):
         return None  # told of all such areas together
     # Each sound file is read once, however many sensors it serves; a broken one is told once.
     sound: set[str] = set()
@@ -193,7 +245,9 @@ def _survey_area(
     return Area(identity, split, dataset.height, dataset.width, layers, label)
 
 
-def _inventory(tree: SourceTree, layout: Layout, chosen: Chosen, splits: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+def _inventory(
+    tree: SourceTree, layout: Layout, chosen: Chosen, splits: Mapping[str, str]
+) -> tuple[tuple[str, str], ...]:
     official = (*layout.train, *layout.test)
     rows = [("archives", ", ".join(tree.archives))] if tree.archives else []
     for kind, product in layout.kinds.items():

@@ -44,8 +44,11 @@ class LabelSurvey(NamedTuple):
     findings: tuple[str, ...]
 
 
-def survey_labels(rasters: Rasters, scenes: Sequence[Scene], *, tile: int, overlap: int, classes: Sequence[str], ignore: int) -> LabelSurvey:
-    """Walk over all labels, strip by strip. InputError for values outside the classes and where there is nothing to learn."""
+def survey_labels(
+    rasters: Rasters, scenes: Sequence[Scene], *, tile: int, overlap: int, classes: Sequence[str], ignore: int
+) -> LabelSurvey:
+    """Walk over all labels, strip by strip. InputError for values outside the classes and where there is nothing to
+    learn."""
     tiles: dict[str, list[Tile]] = {split: [] for split in SPLITS}
     highest, findings = -1, []
     for index, scene in enumerate(track(scenes, "reading labels", console=Console(stderr=True), transient=True)):
@@ -55,24 +58,31 @@ def survey_labels(rasters: Rasters, scenes: Sequence[Scene], *, tile: int, overl
         for split in SPLITS:
             tiles[split] += found[split]
         if isinstance(scene.split, str) and not found[scene.split]:
-            findings.append(f"{scene.label.name} (record {scene.id}, {scene.split}) has no labelled pixel and was left out")
+            findings.append(
+                f"{scene.label.name} (record {scene.id}, {scene.split}) has no labelled pixel and was left out"
+            )
         nodata = rasters.open(scene.label).nodata
         if nodata is not None and nodata != ignore and 0 <= nodata < (len(classes) or IGNORE):
             findings.append(f"{scene.label.name}: its nodata value {nodata:g} counts as ignored, not as a class")
     if highest < 0:
         raise InputError(
-            f"{scenes[0].label}: there is no labelled pixel; all are {ignore}, nodata or in no split, here and in any other label. Label some."
+            f"{scenes[0].label}: there is no labelled pixel; all are {ignore}, nodata or in no split, here and in any "
+            f"other label. Label some."
         )
     for split in SPLITS:
         asked = split == "train" or any(scene.split == split for scene in scenes)
         if asked and not tiles[split]:
             where = f"the split raster {scenes[0].split}" if isinstance(scenes[0].split, Path) else "the column 'split'"
-            raise InputError(f"the split {split!r} is empty: {where} gives it no labelled pixel. Assign some labelled pixels to {split}.")
+            raise InputError(
+                f"the split {split!r} is empty: {where} gives it no labelled pixel. Assign some labelled pixels to "
+                f"{split}."
+            )
     return LabelSurvey(tiles, tuple(classes) or tuple(f"class_{code}" for code in range(highest + 1)), tuple(findings))
 
 
 def tile_label(rasters: Rasters, scene: Scene, tile: Tile, side: int, ignore: int) -> np.ndarray:
-    """The label of a tile, uint8 [side, side]: IGNORE outside the scene, the split and, but for training, the pixels that the tile owns."""
+    """The label of a tile, uint8 [side, side]: IGNORE outside the scene, the split and, but for training, the pixels
+    that the tile owns."""
     box = Box(tile.row.start, tile.column.start, side)
     values = rasters.plain(scene.label, box)
     counts = ~_ignored(rasters, scene.label, values, ignore)
@@ -124,7 +134,11 @@ def _survey_scene(
                 continue
             highest = max(highest, int(values[member].max()))
             for column in columns:
-                y0, y1, x0, x1 = (row.start, row.stop, column.start, column.stop) if split == "train" else (*row.owned, *column.owned)
+                y0, y1, x0, x1 = (
+                    (row.start, row.stop, column.start, column.stop)
+                    if split == "train"
+                    else (*row.owned, *column.owned)
+                )
                 if member[y0 - row.start : y1 - row.start, x0:x1].any():
                     tiles[split].append(Tile(index, split, row, column))
     if outside:
@@ -147,7 +161,8 @@ def _split_strip(rasters: Rasters, scene: Scene, row: Span) -> np.ndarray | None
     if wrong.any():
         y, x = np.argwhere(wrong)[0]
         raise InputError(
-            f"{scene.split}: the value {values[y, x]} at row {row.start + y}, column {x} is no split. Write 1 train, 2 validation, 3 test, 0 none."
+            f"{scene.split}: the value {values[y, x]} at row {row.start + y}, column {x} is no split. Write 1 train, 2 "
+            f"validation, 3 test, 0 none."
         )
     return values
 
@@ -155,12 +170,16 @@ def _split_strip(rasters: Rasters, scene: Scene, row: Span) -> np.ndarray | None
 def _check_rasters(rasters: Rasters, scene: Scene) -> None:
     grid = rasters.open(scene.label)
     if grid.count != 1 or not np.issubdtype(np.dtype(grid.dtypes[0]), np.integer):
-        raise InputError(f"{scene.label}: a label is one band of integers, this has {grid.count} of {grid.dtypes[0]}. Write codes 0, 1, ...")
+        raise InputError(
+            f"{scene.label}: a label is one band of integers, this has {grid.count} of {grid.dtypes[0]}. Write codes "
+            f"0, 1, ..."
+        )
     if isinstance(scene.split, Path):
         split = rasters.open(scene.split)
         if split.count != 1 or split.shape != grid.shape or not rasters.is_aligned(scene.split, scene.label):
             raise InputError(
-                f"{scene.split} is not one band on the grid of {scene.label} ({split.count} bands of {split.height} x {split.width} pixels "
+                f"{scene.split} is not one band on the grid of {scene.label} ({split.count} bands of {split.height} x "
+                f"{split.width} pixels "
                 f"against {grid.height} x {grid.width}). Write the split raster on the label's grid."
             )
 

@@ -1,8 +1,8 @@
 """ISPRS Potsdam: `python -m data_prep.potsdam SOURCE OUT`.
 
-38 tiles of 6000 x 6000 pixels of 5 cm: colour, near infrared, height and six classes (ISPRS 2D semantic labelling contest). SOURCE is
-the folder with the products' folders, or with their archives, or the one archive of them all. docs/datasets.md says which files are
-looked for, and what is done about each flaw of the published copies.
+38 tiles of 6000 x 6000 pixels of 5 cm: colour, near infrared, height and six classes (ISPRS 2D semantic labelling
+contest). SOURCE is the folder with the products' folders, or with their archives, or the one archive of them all.
+docs/datasets.md says which files are looked for, and what is done about each flaw of the published copies.
 """
 
 from __future__ import annotations
@@ -30,11 +30,14 @@ TRAIN = tuple(f"{row}_{column}" for row in range(2, 8) for column in range(7 if 
 TEST = ("2_13", "2_14", "3_13", "3_14", *(f"{row}_{column}" for row in (4, 5, 6) for column in (13, 14, 15)), "7_13")
 """The official split of the contest."""
 VALIDATION = ("2_10", "5_11", "7_8")
-"""[C] Three of the 24 training tiles: far apart, with sound labels. The contest has no validation split, and nothing should be tuned on its test."""
+"""[C] Three of the 24 training tiles: far apart, with sound labels. The contest has no validation split, and nothing
+should be tuned on its test."""
 UNITS = {10.0: "decimetre", 100.0: "centimetre", 1.0: "metre"}
-"""Grey levels per metre of a normalised height model. ISPRS does not state them, so they are measured against the absolute model."""
+"""Grey levels per metre of a normalised height model. ISPRS does not state them, so they are measured against the
+absolute model."""
 TOLERANCE = 0.2
-"""[C] Share by which a measured unit may be off: JPEG and the smoothing of both models blur the steps that are compared."""
+"""[C] Share by which a measured unit may be off: JPEG and the smoothing of both models blur the steps that are
+compared."""
 _ID = r"potsdam_(\d+)_(\d+)"
 KINDS = {
     "rgb": Kind("2_Ortho_RGB", rf"top_{_ID}_RGB\.tif", 3, "uint8"),
@@ -58,7 +61,9 @@ class Options:
     """Folder to write."""
     dsm: Literal["lastools", "ownapproach", "absolute"] = "lastools"
     """Height above ground after one of the two published normalisations ([C] lastools), or the absolute height."""
-    areas: Annotated[AreaOptions, tyro.conf.arg(name="")] = field(default_factory=lambda: AreaOptions(validation=VALIDATION, name="potsdam"))
+    areas: Annotated[AreaOptions, tyro.conf.arg(name="")] = field(
+        default_factory=lambda: AreaOptions(validation=VALIDATION, name="potsdam")
+    )
     """What Vaihingen has too."""
 
 
@@ -74,7 +79,11 @@ def survey(tree: SourceTree, options: Options) -> AreaSurvey:
         if options.dsm == "absolute" or "dsm" not in (m.name for m in surveyed.modalities):
             return surveyed
         absolute = find_files(tree, {"absolute": KINDS["absolute"]})["absolute"]
-        pairs = [(a.sensors["dsm"].file, absolute[a.id][0]) for a in surveyed.areas if "dsm" in a.sensors and a.id in absolute]
+        pairs = [
+            (a.sensors["dsm"].file, absolute[a.id][0])
+            for a in surveyed.areas
+            if "dsm" in a.sensors and a.id in absolute
+        ]
         measured = [levels for pair in pairs if (levels := levels_per_metre(rasters, *pair)) is not None]
     unit = ""
     message = "states no unit, and there is no absolute height beside it that would tell it."
@@ -107,7 +116,14 @@ def _layout(dsm: str) -> Layout:
 
 def convert_potsdam(options: Options) -> None:
     """Check everything, then write the converted set."""
-    convert_areas(options.source, options.out, options.areas, lambda tree: survey(tree, options), "data_prep.potsdam", {"dsm": options.dsm})
+    convert_areas(
+        options.source,
+        options.out,
+        options.areas,
+        lambda tree: survey(tree, options),
+        "data_prep.potsdam",
+        {"dsm": options.dsm},
+    )
 
 
 @one_line_errors

@@ -45,41 +45,64 @@ def _read_folder(folder: Path, modalities: Sequence[str]) -> tuple[list[Scene], 
     for path in sorted(folder.iterdir()):
         if path.suffix.lower() in (".tif", ".tiff") and not path.name.startswith("."):
             if path.stem in rasters:
-                raise InputError(f"{folder} has both {rasters[path.stem].name} and {path.name}: modality {path.stem!r} is named twice. Remove one.")
+                raise InputError(
+                    f"{folder} has both {rasters[path.stem].name} and {path.name}: modality {path.stem!r} is named "
+                    f"twice. Remove one."
+                )
             rasters[path.stem] = path
-    for needed, purpose in (("label", "the class of every pixel"), ("split", "1 train, 2 validation, 3 test, 0 none for every pixel")):
+    for needed, purpose in (
+        ("label", "the class of every pixel"),
+        ("split", "1 train, 2 validation, 3 test, 0 none for every pixel"),
+    ):
         if needed not in rasters:
-            raise InputError(f"{folder} has no {needed}.tif ({purpose}). Add it, or give a manifest (CSV) instead of a folder.")
+            raise InputError(
+                f"{folder} has no {needed}.tif ({purpose}). Add it, or give a manifest (CSV) instead of a folder."
+            )
     found = {name: path for name, path in rasters.items() if name != "split" and not name.startswith("label")}
     names = tuple(modalities) or tuple(found)
     for name in names:
         if name not in found:
-            raise InputError(f"{folder} has no {name}.tif for modality {name!r}; it has {', '.join(found) or 'none'}. Choose with --modalities.")
+            raise InputError(
+                f"{folder} has no {name}.tif for modality {name!r}; it has {', '.join(found) or 'none'}. Choose with "
+                f"--modalities."
+            )
     if not names:
         raise InputError(f"{folder} has a label but no sensor: add a GeoTIFF per modality.")
-    return [Scene(folder.resolve().name, {name: found[name] for name in names}, rasters["label"], rasters["split"])], names
+    return [
+        Scene(folder.resolve().name, {name: found[name] for name in names}, rasters["label"], rasters["split"])
+    ], names
 
 
 def _read_manifest(path: Path, modalities: Sequence[str]) -> tuple[list[Scene], tuple[str, ...]]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            table = [(number, [cell.strip() for cell in row]) for number, row in enumerate(csv.reader(file), 1) if any(cell.strip() for cell in row)]
+            table = [
+                (number, [cell.strip() for cell in row])
+                for number, row in enumerate(csv.reader(file), 1)
+                if any(cell.strip() for cell in row)
+            ]
     except (UnicodeDecodeError, csv.Error, OSError) as error:
-        raise InputError(f"{path} cannot be read as CSV in UTF-8 ({error}). Save it again as comma-separated values.") from error
+        raise InputError(
+            f"{path} cannot be read as CSV in UTF-8 ({error}). Save it again as comma-separated values."
+        ) from error
     if not table:
-        raise InputError(f"{path} is empty. Its first line names the columns: one per modality, label, and split or split_raster.")
+        raise InputError(
+            f"{path} is empty. Its first line names the columns: one per modality, label, and split or split_raster."
+        )
     header, names = _read_header(path, table[0][1], modalities)
     scenes: list[Scene] = []
     lines: dict[str, int] = {}
     for line, row in table[1:]:
         if len(row) != len(header):
             raise InputError(
-                f"{path}, line {line}: {len(row)} cells for {len(header)} columns. Give one cell a column; an empty cell is a missing sensor."
+                f"{path}, line {line}: {len(row)} cells for {len(header)} columns. Give one cell a column; an empty "
+                f"cell is a missing sensor."
             )
         scene = _read_row(path, line, dict(zip(header, row, strict=True)), names)
         if scene.id in lines:
             raise InputError(
-                f"{path}, line {line}: the id {scene.id!r} stands in line {lines[scene.id]} too. Give each record its own in a column 'id'."
+                f"{path}, line {line}: the id {scene.id!r} stands in line {lines[scene.id]} too. Give each record its "
+                f"own in a column 'id'."
             )
         lines[scene.id] = line
         scenes.append(scene)
@@ -95,20 +118,28 @@ def _read_header(path: Path, header: list[str], modalities: Sequence[str]) -> tu
         if header.count(name) > 1:
             raise InputError(f"{path}, line 1: the column {name!r} stands there twice. Name each modality once.")
     if "label" not in header:
-        raise InputError(f"{path}, line 1: there is no column 'label' among {', '.join(header)}. Add it; columns are separated by commas.")
+        raise InputError(
+            f"{path}, line 1: there is no column 'label' among {', '.join(header)}. Add it; columns are separated by "
+            f"commas."
+        )
     if ("split" in header) == ("split_raster" in header):
         raise InputError(
-            f"{path}, line 1: one column of 'split' (train, validation, test) and 'split_raster' (a raster) is needed, not both or neither."
+            f"{path}, line 1: one column of 'split' (train, validation, test) and 'split_raster' (a raster) is needed, "
+            f"not both or neither."
         )
     columns = [name for name in header if name not in RESERVED]
     for name in modalities:
         if name not in columns:
             close = difflib.get_close_matches(name, columns, 1)
             hint = f"Is {close[0]!r} misspelt?" if close else f"It has {', '.join(columns) or 'none'}."
-            raise InputError(f"{path}, line 1: there is no column for modality {name!r}. {hint} Correct the header or --modalities.")
+            raise InputError(
+                f"{path}, line 1: there is no column for modality {name!r}. {hint} Correct the header or --modalities."
+            )
     names = tuple(modalities) or tuple(columns)
     if not names:
-        raise InputError(f"{path}, line 1: there is no column for a modality. Add one a sensor, with the paths of its rasters.")
+        raise InputError(
+            f"{path}, line 1: there is no column for a modality. Add one a sensor, with the paths of its rasters."
+        )
     return header, names
 
 
@@ -116,20 +147,31 @@ def _read_row(path: Path, line: int, row: dict[str, str], names: Sequence[str]) 
     def raster(column: str) -> Path:
         found = path.parent / row[column]
         if not found.is_file():
-            unknown = f" If {column!r} is no modality, remove the column or choose with --modalities." if column in names else ""
-            raise InputError(f"{path}, line {line}, column {column!r}: the file {found} does not exist. Correct the path.{unknown}")
+            unknown = (
+                f" If {column!r} is no modality, remove the column or choose with --modalities."
+                if column in names
+                else ""
+            )
+            raise InputError(
+                f"{path}, line {line}, column {column!r}: the file {found} does not exist. Correct the path.{unknown}"
+            )
         return found
 
     for column in ("label", *(c for c in ("split", "split_raster") if c in row)):
         if not row[column]:
             raise InputError(f"{path}, line {line}: the column {column!r} is empty. Fill it in, or remove the line.")
     if not any(row[name] for name in names):
-        raise InputError(f"{path}, line {line}: the record has no sensor, every cell of {', '.join(names)} is empty. Add one, or remove the line.")
+        raise InputError(
+            f"{path}, line {line}: the record has no sensor, every cell of {', '.join(names)} is empty. Add one, or "
+            f"remove the line."
+        )
     split: str | Path
     if "split" in row:
         word = SPLIT_WORDS.get(row["split"].lower())
         if word is None:
-            raise InputError(f"{path}, line {line}, column 'split': {row['split']!r} is no split. Write train, validation or test.")
+            raise InputError(
+                f"{path}, line {line}, column 'split': {row['split']!r} is no split. Write train, validation or test."
+            )
         split = word
     else:
         split = raster("split_raster")

@@ -1,7 +1,9 @@
-"""The unit of a conversion: one shard, written by whoever takes it up, in this process or another, on this machine or another.
+"""The unit of a conversion: one shard, written by whoever takes it up, in this process or another, on this machine
+or another.
 
-A `Plan` holds all that is needed, and `write_shard` leaves two files in the plan's folder: the shard's records and its
-`ShardReport`. Both depend on the shard's keys alone, so it makes no difference who writes which shard, when, or twice.
+A `Plan` holds all that is needed, and `write_shard` leaves two files in the plan's folder: the shard's records and
+its `ShardReport`. Both depend on the shard's keys alone, so it makes no difference who writes which shard, when, or
+twice.
 """
 
 from __future__ import annotations
@@ -109,7 +111,8 @@ def write_shard(plan: Plan[Key], shard: Shard[Key], on_tile: Callable[[], None])
                     for statistic, name, mask in zip(report.statistics, schema.names, example.available, strict=True):
                         statistic.add(record["images"][name][mask & (example.label != IGNORE)])
                 yield report.tally.records, record
-                record.clear()  # TFDS keeps the records of a shard until it has counted them; without their pixels, that is nothing
+                # TFDS keeps the records of a shard until it has counted them; without their pixels, that is nothing
+                record.clear()
             del example
             on_tile()
 
@@ -148,10 +151,17 @@ def features(schema: Schema) -> tfds.features.FeaturesDict:
 
 
 class _OrderedWriter(ExampleWriter):
-    """Writes the fields of a record in the order of their names. Protocol buffers alone order them anew in every process."""
+    """Writes the fields of a record in the order of their names. Protocol buffers alone order them anew in every
+    process."""
 
     def write(self, path: Any, examples: Iterable[tuple[Any, bytes]]) -> Any:
-        return super().write(path, ((key, tf_example_pb2.Example.FromString(data).SerializeToString(deterministic=True)) for key, data in examples))
+        return super().write(
+            path,
+            (
+                (key, tf_example_pb2.Example.FromString(data).SerializeToString(deterministic=True))
+                for key, data in examples
+            ),
+        )
 
 
 class _Pickler(pickle.Pickler):

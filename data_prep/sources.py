@@ -1,4 +1,5 @@
-"""The files of a SOURCE: folders as they are, archives (also archives of archives) unpacked where they can do no harm."""
+"""The files of a SOURCE: folders as they are, archives (also archives of archives) unpacked where they can do no
+harm."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ from sgma_jax.errors import InputError, is_disk_full
 NESTING = 2
 """Archives inside archives that are unpacked: an outer one of inner ones, as ISPRS delivers Potsdam."""
 EXPANSION = 500
-"""[C] An archive that expands more is taken for a bomb. Flat labels, the best that images do, compress some 150 times; the format's limit is 1032."""
+"""[C] An archive that expands more is taken for a bomb. Flat labels, the best that images do, compress some 150
+times; the format's limit is 1032."""
 SMALL = 2**30
 """[C] Archives up to this many bytes in all may expand by any ratio."""
 SPARE_DISK = 2**30
@@ -33,14 +35,16 @@ class SourceTree:
     root: Path
     """SOURCE itself."""
     files: Mapping[str, Path]
-    """Name relative to SOURCE, with / between its parts -> file on disk, in the order of the names. A member of an archive is named
-    ARCHIVE/MEMBER, and the archives themselves are not listed. Only what stands in these names may be used to recognise a file:
-    the path of SOURCE itself may contain anything."""
+    """Name relative to SOURCE, with / between its parts -> file on disk, in the order of the names. A member of an
+    archive is named ARCHIVE/MEMBER, and the archives themselves are not listed. Only what stands in these names may
+    be used to recognise a file: the path of SOURCE itself may contain anything."""
     archives: Mapping[str, Path]
-    """The archives that were unpacked, named in the same way (outermost only): what a manifest hashes instead of their members."""
+    """The archives that were unpacked, named in the same way (outermost only): what a manifest hashes instead of
+    their members."""
 
     def source_files(self, used: Mapping[str, Path]) -> dict[str, Path]:
-        """`used`, a part of `files`, as the manifest lists sources: members of an archive stand for the archive, once."""
+        """`used`, a part of `files`, as the manifest lists sources: members of an archive stand for the archive,
+        once."""
         named: dict[str, Path] = {}
         for name, path in used.items():
             archive = next((a for a in self.archives if name.startswith(f"{a}/")), None)
@@ -52,8 +56,8 @@ class SourceTree:
 def open_source_beside(source: Path, out: Path) -> Iterator[SourceTree]:
     """As `open_source`, with archives unpacked beside OUT, where there must be room for the result anyway.
 
-    Not in the folder in which the result is made: each of the two is cleared away on its own. Files are named absolutely, because
-    other processes, which may stand elsewhere, read them too.
+    Not in the folder in which the result is made: each of the two is cleared away on its own. Files are named
+    absolutely, because other processes, which may stand elsewhere, read them too.
     """
     out = out.resolve()
     with workspace(out.with_name(f"{out.name}.source")) as scratch, open_source(source.absolute(), scratch) as tree:
@@ -62,13 +66,16 @@ def open_source_beside(source: Path, out: Path) -> Iterator[SourceTree]:
 
 @contextlib.contextmanager
 def open_source(source: Path, scratch: Path) -> Iterator[SourceTree]:
-    """The files of a folder or of one archive; archives are unpacked below `scratch`, a folder that exists, and removed afterwards.
+    """The files of a folder or of one archive; archives are unpacked below `scratch`, a folder that exists, and
+    removed afterwards.
 
-    Raises InputError for a source that does not exist or is empty, and for an archive that is damaged or encrypted, or that holds
-    a member outside its folder, a link, one name twice, or more than the disk takes.
+    Raises InputError for a source that does not exist or is empty, and for an archive that is damaged or encrypted,
+    or that holds a member outside its folder, a link, one name twice, or more than the disk takes.
     """
     if not source.exists():
-        raise InputError(f"{source} does not exist. Give the folder with the data set's files, or an archive as it was downloaded.")
+        raise InputError(
+            f"{source} does not exist. Give the folder with the data set's files, or an archive as it was downloaded."
+        )
     files: dict[str, Path] = {}
     archives: dict[str, Path] = {}
     unpacked = scratch / "unpacked"
@@ -80,17 +87,23 @@ def open_source(source: Path, scratch: Path) -> Iterator[SourceTree]:
             else:
                 files[name] = path
         if not files:
-            raise InputError(f"{source} holds no file. Give the folder with the data set's files, or an archive as it was downloaded.")
+            raise InputError(
+                f"{source} holds no file. Give the folder with the data set's files, or an archive as it was "
+                f"downloaded."
+            )
         yield SourceTree(source, dict(sorted(files.items())), archives)
     finally:
         shutil.rmtree(unpacked, ignore_errors=True)
 
 
 def _walk(folder: Path) -> Iterator[tuple[str, Path]]:
-    """Files by name relative to the folder, in order. Links are followed, because large sets often lie on another disk."""
+    """Files by name relative to the folder, in order. Links are followed, because large sets often lie on another
+    disk."""
 
     def refuse(error: OSError) -> None:
-        raise InputError(f"{error.filename} cannot be read ({error.strerror}). Make it readable, or give another folder.") from error
+        raise InputError(
+            f"{error.filename} cannot be read ({error.strerror}). Make it readable, or give another folder."
+        ) from error
 
     found: dict[str, Path] = {}
     seen: set[str] = set()
@@ -127,8 +140,8 @@ def _unpack(archive: Path, name: str, target: Path, depth: int, scratch: Path) -
                 )
             folders: dict[PurePosixPath, Path] = {}
             for member, inner in members:
-                # A number for each folder: what stands beside a raster (world file, mask) stays beside it, and no name of the
-                # archive becomes a folder of ours.
+                # A number for each folder: what stands beside a raster (world file, mask) stays beside it, and no name
+                # of the archive becomes a folder of ours.
                 folder = folders.setdefault(PurePosixPath(inner).parent, target / f"{len(folders)}")
                 folder.mkdir(exist_ok=True)
                 path = folder / PurePosixPath(inner).name
@@ -141,14 +154,27 @@ def _unpack(archive: Path, name: str, target: Path, depth: int, scratch: Path) -
                     continue
                 if depth == 1:
                     raise InputError(
-                        f"{name}/{inner}: an archive inside an archive inside an archive is not unpacked. Unpack it, and give the folder."
+                        f"{name}/{inner}: an archive inside an archive inside an archive is not unpacked. Unpack it, "
+                        f"and give the folder."
                     )
-                yield from _unpack(path, f"{name}/{inner}", target / f"inside-{len(list(target.iterdir()))}", depth - 1, scratch)
+                yield from _unpack(
+                    path, f"{name}/{inner}", target / f"inside-{len(list(target.iterdir()))}", depth - 1, scratch
+                )
                 path.unlink()
-    except (zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError) as error:
+    except (
+        zipfile.BadZipFile,
+        zipfile.LargeZipFile,
+        zlib.error,
+        EOFError,
+        NotImplementedError,
+        RuntimeError,
+        OSError,
+    ) as error:
         if is_disk_full(error):
             raise
-        raise InputError(f"{name} cannot be unpacked ({error}): it is damaged, or no plain zip archive. Download it again.") from error
+        raise InputError(
+            f"{name} cannot be unpacked ({error}): it is damaged, or no plain zip archive. Download it again."
+        ) from error
 
 
 def _check_member(place: str, member: zipfile.ZipInfo, path: PurePosixPath) -> None:

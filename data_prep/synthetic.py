@@ -1,9 +1,9 @@
 """A procedural city seen by four sensors: `python -m data_prep.synthetic OUT`.
 
 For demos and tests. The three problems of the paper (section I) occur in it: roofs share colours with streets and
-lawns share heights with them, so no sensor suffices alone; objects vary in size, shape and direction; and the sensors are
-unequal, RGB telling most and SAR least. Some records lack a sensor wholly, some in part.
-A tile depends on (seed, split, index, size) alone, not on the order or process in which it is drawn.
+lawns share heights with them, so no sensor suffices alone; objects vary in size, shape and direction; and the
+sensors are unequal, RGB telling most and SAR least. Some records lack a sensor wholly, some in part. A tile depends
+on (seed, split, index, size) alone, not on the order or process in which it is drawn.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from data_prep.parallel import ParallelOptions, parallel_arguments
 from data_prep.workspace import check_target
 from sgma_jax.data.schema import SPLITS, Example, Modality, Schema
 from sgma_jax.errors import InputError, one_line_errors
-from sgma_jax.reporting.tables import print_dataset
+from sgma_jax.show.tables import print_dataset
 
 SENSORS = ("rgb", "nir", "dsm", "sar")
 CLASSES = ("impervious", "building", "low_vegetation", "tree", "car")
@@ -85,7 +85,11 @@ def render(seed: int, split: str, index: int, size: int) -> Example:
 def convert_city(options: Options) -> None:
     """Draw every tile and write the converted set."""
     counts = {"train": options.train, "validation": options.validation, "test": options.test}
-    for name, value, least in (*((n, c, 0) for n, c in counts.items()), ("size", options.size, 16), ("seed", options.seed, 0)):
+    for name, value, least in (
+        *((n, c, 0) for n, c in counts.items()),
+        ("size", options.size, 16),
+        ("seed", options.seed, 0),
+    ):
         if value < least:
             raise InputError(f"--{name} is {value}; it must be at least {least}.")
     workers = parallel_arguments(options.parallel)
@@ -123,7 +127,9 @@ def _optical(rng: np.random.Generator, city: City) -> np.ndarray:
     bands *= np.where(dark, np.array((0.46, 0.5, 0.56, 0.4), np.float32), np.float32(1.0))
     bands *= rng.uniform(0.9, 1.1) * rng.uniform(0.97, 1.03, 4).astype(np.float32)
     bands[..., :3] += 3.0 * rng.standard_normal((size, size, 3), dtype=np.float32)
-    bands[..., 3] = _blur(bands[..., 3]) + 5.0 * rng.standard_normal((size, size), dtype=np.float32)  # coarser and noisier than RGB
+    bands[..., 3] = _blur(bands[..., 3]) + 5.0 * rng.standard_normal(
+        (size, size), dtype=np.float32
+    )  # coarser and noisier than RGB
     return np.clip(np.rint(bands), 0, 255).astype(np.uint8)
 
 
@@ -135,7 +141,8 @@ def _surface(rng: np.random.Generator, city: City) -> np.ndarray:
 
 
 def _radar(rng: np.random.Generator, city: City) -> np.ndarray:
-    """Backscatter in dB, float32 [size, size, 1]. The sensor looks from the left: walls facing it fold over and shine."""
+    """Backscatter in dB, float32 [size, size, 1]. The sensor looks from the left: walls facing it fold over and
+    shine."""
     size = len(city.label)
     level = BACKSCATTER[city.label] + 1.5 * smooth_noise(rng, size, 12)
     level += np.where(city.label == BUILDING, 2.0 * smooth_noise(rng, size, 7), 0.0)
@@ -154,7 +161,8 @@ def _quantised(image: np.ndarray) -> np.ndarray:
 
 
 def _covered(height: np.ndarray, towards: np.ndarray, slope: float, reach: int) -> np.ndarray:
-    """Where a ray that starts at the pixel's own height, climbs by `slope` and goes `towards` hits something within `reach` pixels."""
+    """Where a ray that starts at the pixel's own height, climbs by `slope` and goes `towards` hits something within
+    `reach` pixels."""
     size = len(height)
     result = np.zeros(height.shape, bool)
     for distance in range(1, reach, 2):

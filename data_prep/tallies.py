@@ -1,4 +1,5 @@
-"""What a conversion counts and measures while the records go by, shard by shard; the shards' numbers are merged in their order."""
+"""What a conversion counts and measures while the records go by, shard by shard; the shards' numbers are merged in
+their order."""
 
 from __future__ import annotations
 
@@ -28,7 +29,9 @@ class Tally:
         self._check_ids({example.id})
         labels = np.bincount(example.label.ravel(), minlength=IGNORE + 1)
         if (codes := np.flatnonzero(labels[len(self._classes) : IGNORE])).size:
-            raise ValueError(f"{example.id}: label {codes[0] + len(self._classes)} is outside the {len(self._classes)} classes")
+            raise ValueError(
+                f"{example.id}: label {codes[0] + len(self._classes)} is outside the {len(self._classes)} classes"
+            )
         pixels = example.available.sum((1, 2))
         self._ids.add(example.id)
         self.records += 1
@@ -47,7 +50,9 @@ class Tally:
 
     def _check_ids(self, ids: set[str]) -> None:
         if not self._ids.isdisjoint(ids):
-            raise InputError(f"two records of one split are called {min(self._ids & ids)!r}; give each record its own id.")
+            raise InputError(
+                f"two records of one split are called {min(self._ids & ids)!r}; give each record its own id."
+            )
 
     def counts(self) -> SplitCounts:
         """The counts as the manifest has them."""
@@ -61,7 +66,8 @@ class Tally:
 
 
 class Statistics:
-    """Mean and standard deviation per band, merged tile by tile and shard by shard (Chan, Golub, LeVeque 1979): large offsets lose no digits."""
+    """Mean and standard deviation per band, merged tile by tile and shard by shard (Chan, Golub, LeVeque 1979):
+    large offsets lose no digits."""
 
     def __init__(self, bands: int) -> None:
         self.count = 0
@@ -77,7 +83,8 @@ class Statistics:
         self._combine(len(values), mean, ((values - mean) ** 2).sum(0))
 
     def merge(self, other: Statistics) -> None:
-        """Add another's pixels. Rounding depends on the order of merging, so that must not depend on who was done first."""
+        """Add another's pixels. Rounding depends on the order of merging, so that must not depend on who was done
+        first."""
         if other.count:
             self._combine(other.count, other._mean, other._squares)
 
@@ -99,7 +106,8 @@ def with_statistics(schema: Schema, statistics: Sequence[Statistics]) -> tuple[S
     for modality, statistic in zip(schema.modalities, statistics, strict=True):
         if not statistic.count:
             raise InputError(
-                f"modality {modality.name!r} is available in no labelled pixel of the training split, so nothing can be learnt from it. "
+                f"modality {modality.name!r} is available in no labelled pixel of the training split, so nothing can "
+                f"be learnt from it. "
                 "Leave it out with --modalities, or correct its nodata value."
             )
         mean, std = statistic.result()

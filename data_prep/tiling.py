@@ -18,7 +18,8 @@ class Span(NamedTuple):
     stop: int
     """One past the last pixel that is both in the tile and in the scene; beyond it the tile is padding."""
     owned: tuple[int, int]
-    """Half-open range of the scene's pixels that are more central in this tile than in any other. Tiles' ranges partition the scene."""
+    """Half-open range of the scene's pixels that are more central in this tile than in any other. Tiles' ranges
+    partition the scene."""
 
 
 def check_tiling(tile: int, stride: int | None = None) -> None:
@@ -26,7 +27,9 @@ def check_tiling(tile: int, stride: int | None = None) -> None:
     if not 16 <= tile <= 8192:
         raise InputError(f"--tile is {tile}; it must lie between 16 and 8192 pixels.")
     if stride is not None and not 1 <= stride <= tile:
-        raise InputError(f"--stride is {stride}; it must lie between 1 and --tile ({tile}), or pixels would be left out.")
+        raise InputError(
+            f"--stride is {stride}; it must lie between 1 and --tile ({tile}), or pixels would be left out."
+        )
 
 
 def spans(length: int, tile: int, overlap: int) -> list[Span]:
@@ -41,7 +44,8 @@ def spans(length: int, tile: int, overlap: int) -> list[Span]:
 
 
 def overlap_of(length: int, tile: int, stride: int | None) -> int:
-    """Pixels that neighbouring tiles share: as the stride says, or without one, those with which the fewest tiles end where the scene ends."""
+    """Pixels that neighbouring tiles share: as the stride says, or without one, those with which the fewest tiles
+    end where the scene ends."""
     if stride is not None:
         return tile - stride
     gaps = -(-length // tile) - 1

@@ -1,8 +1,8 @@
 """ISPRS Vaihingen: `python -m data_prep.vaihingen SOURCE OUT`.
 
-33 areas of unequal size at 9 cm: near infrared, red and green in one image (there is no blue band), height and six classes (ISPRS 2D
-semantic labelling contest). SOURCE is the folder with the products' folders, or with their archives. docs/datasets.md says which files
-are looked for, and what is done about each flaw of the published copies.
+33 areas of unequal size at 9 cm: near infrared, red and green in one image (there is no blue band), height and six
+classes (ISPRS 2D semantic labelling contest). SOURCE is the folder with the products' folders, or with their
+archives. docs/datasets.md says which files are looked for, and what is done about each flaw of the published copies.
 """
 
 from __future__ import annotations
@@ -44,7 +44,9 @@ class Options:
     """Folder or archive with the files of ISPRS."""
     out: tyro.conf.Positional[Path]
     """Folder to write."""
-    areas: Annotated[AreaOptions, tyro.conf.arg(name="")] = field(default_factory=lambda: AreaOptions(validation=VALIDATION, name="vaihingen"))
+    areas: Annotated[AreaOptions, tyro.conf.arg(name="")] = field(
+        default_factory=lambda: AreaOptions(validation=VALIDATION, name="vaihingen")
+    )
     """What Potsdam has too."""
 
 
@@ -71,7 +73,9 @@ def survey(tree: SourceTree, options: Options) -> AreaSurvey:
 
 def convert_vaihingen(options: Options) -> None:
     """Check everything, then write the converted set."""
-    convert_areas(options.source, options.out, options.areas, lambda tree: survey(tree, options), "data_prep.vaihingen", {})
+    convert_areas(
+        options.source, options.out, options.areas, lambda tree: survey(tree, options), "data_prep.vaihingen", {}
+    )
 
 
 @one_line_errors

@@ -27,10 +27,13 @@ _TILE, _SHARD = "tile", "shard"
 """Messages of a worker: a tile is done, a shard is done. The third kind is the exception that ended it."""
 
 
-def write_in_processes(plan: Plan[Any], shards: Sequence[Shard[Any]], workers: int, on_tile: Callable[[], None]) -> None:
+def write_in_processes(
+    plan: Plan[Any], shards: Sequence[Shard[Any]], workers: int, on_tile: Callable[[], None]
+) -> None:
     """Write the shards with `workers` processes; `on_tile` is called here, after each key.
 
-    Raises what a worker raised, and InputError where the system ended one. No worker outlives the call, nor this process.
+    Raises what a worker raised, and InputError where the system ended one. No worker outlives the call, nor this
+    process.
     """
     plan.save(shards)
     todo = iter([shard.index for shard in shards])
@@ -92,7 +95,8 @@ def _ended(process: SpawnProcess) -> Exception:
     status = process.exitcode or 0
     if status < 0:
         return InputError(
-            f"a worker process was ended from outside ({signal.Signals(-status).name}), most likely because the memory ran out, so nothing was kept. "
+            f"a worker process was ended from outside ({signal.Signals(-status).name}), most likely because the memory "
+            f"ran out, so nothing was kept. "
             "Give fewer --workers or a smaller tile, or close other programs."
         )
     return RuntimeError(f"a worker process ended with status {status}; it has said above why")
@@ -100,7 +104,8 @@ def _ended(process: SpawnProcess) -> Exception:
 
 @contextlib.contextmanager
 def _interrupts_held_back() -> Iterator[None]:
-    """Ctrl-C reaches this process afterwards, and processes started meanwhile never: this one ends them, without a word from each."""
+    """Ctrl-C reaches this process afterwards, and processes started meanwhile never: this one ends them, without a
+    word from each."""
     resource_tracker.ensure_running()  # multiprocessing's own process, at whose start it lets SIGINT through again
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:

@@ -23,11 +23,16 @@ def check_target(out: Path, overwrite: bool) -> None:
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if not overwrite:
-        raise InputError(f"{out} exists already. Choose another folder, or give --overwrite to replace the converted set in it.")
+        raise InputError(
+            f"{out} exists already. Choose another folder, or give --overwrite to replace the converted set in it."
+        )
     # A damaged or outdated manifest is a reason to convert again, so only its mark is looked for.
     manifest = out / MANIFEST
     if not (manifest.is_file() and FORMAT in manifest.read_text(encoding="utf-8", errors="replace")):
-        raise InputError(f"{out} holds something other than a converted set, so --overwrite does not touch it. Choose another folder.")
+        raise InputError(
+            f"{out} holds something other than a converted set, so --overwrite does not touch it. Choose another "
+            f"folder."
+        )
 
 
 @contextlib.contextmanager
@@ -49,11 +54,14 @@ def workspace(out: Path) -> Iterator[Path]:
     except OSError as error:
         if is_disk_full(error):
             raise
-        raise InputError(f"{out} cannot be written ({error.strerror}). Choose a folder that you may write to.") from error
+        raise InputError(
+            f"{out} cannot be written ({error.strerror}). Choose a folder that you may write to."
+        ) from error
     whole = False
     try:
         with contextlib.ExitStack() as stack:
-            # Some network file systems know no locks. No other run gets one there either, so each leaves the other's folder alone.
+            # Some network file systems know no locks. No other run gets one there either, so each leaves the other's
+            # folder alone.
             with contextlib.suppress(OSError):
                 stack.enter_context(_locked(folder))
             yield folder

@@ -18,5 +18,7 @@ from sgma_jax.config import ResNetConfig
 config = dataclasses.replace(
     pvt_v2_b2,
     name="dfc2023_resnet50",
-    model=dataclasses.replace(pvt_v2_b2.model, encoder=ResNetConfig(variant="50"), pretrained="weights/resnet50.safetensors"),
+    model=dataclasses.replace(
+        pvt_v2_b2.model, encoder=ResNetConfig(variant="50"), pretrained="weights/resnet50.safetensors"
+    ),
 )

@@ -37,7 +37,9 @@ PRESET is a Python file with `config = TrainConfig(...)`, such as experiments/de
 def load_preset(path: Path) -> TrainConfig:
     """The `config` of a preset, or a run's config.json; InputError where the file has none."""
     if not path.is_file():
-        raise InputError(f"{path}: no such preset. Give a Python file with `config = TrainConfig(...)`, such as experiments/demo.py.")
+        raise InputError(
+            f"{path}: no such preset. Give a Python file with `config = TrainConfig(...)`, such as experiments/demo.py."
+        )
     if path.suffix == ".json":
         try:
             of_a_run: TrainConfig = from_json(path.read_text(encoding="utf-8"))
@@ -47,7 +49,9 @@ def load_preset(path: Path) -> TrainConfig:
     try:
         config = runpy.run_path(str(path)).get("config")
     except Exception as error:
-        raise InputError(f"{path}: the preset cannot be run ({type(error).__name__}: {error}); correct the file.") from error
+        raise InputError(
+            f"{path}: the preset cannot be run ({type(error).__name__}: {error}); correct the file."
+        ) from error
     if not isinstance(config, TrainConfig):
         raise InputError(f"{path}: the preset defines no `config = TrainConfig(...)`; add it.")
     return config
@@ -66,9 +70,11 @@ class TrainArguments:
     profile: int = 0
     """Trace so many steps with jax.profiler into the folder's profile/, for TensorBoard or Perfetto."""
     distributed: bool = False
-    """This is one of several processes, which the cluster has started: Cloud TPU, SLURM, Open MPI or Kubernetes (docs/pods.md)."""
+    """This is one of several processes, which the cluster has started: Cloud TPU, SLURM, Open MPI or Kubernetes
+    (docs/pods.md)."""
     coordinator: str | None = None
-    """HOST:PORT of process 0, the same for all processes, where the cluster does not say it; with --process and --processes."""
+    """HOST:PORT of process 0, the same for all processes, where the cluster does not say it; with --process and
+    --processes."""
     process: int | None = None
     """Number of this process, from 0."""
     processes: int | None = None
@@ -76,7 +82,8 @@ class TrainArguments:
     heartbeat_seconds: int = 60
     """A process that is not heard of for so long is dead, and the others end."""
     stopped_status: int = 0
-    """Exit status after SIGTERM and a checkpoint; another than 0 where the scheduler would take 0 for the end of the run."""
+    """Exit status after SIGTERM and a checkpoint; another than 0 where the scheduler would take 0 for the end of the
+    run."""
     stall_seconds: int = 1800
     """A process in which no step ends for so long says where it stands and ends; 0 waits for ever."""
 
@@ -94,7 +101,8 @@ class EvaluateArguments:
     corruptions: bool = False
     """Score all sensors also while one of them fails in part: missing blocks, noise, misregistration."""
     analysis: bool = False
-    """Measure how well classes part in each sensor's features, with and without fusion, and each sensor's robustness per class."""
+    """Measure how well classes part in each sensor's features, with and without fusion, and each sensor's robustness
+    per class."""
     pictures: int = 0
     """Records of the split to draw, with the prediction of every subset and the robustness maps."""
     data_path: str | None = None
@@ -164,7 +172,8 @@ class ExportArguments:
     out: Path
     """File to write."""
     layout: str | None = None
-    """Whose names the encoder gets: authors, timm or transformers for PVT-v2, torchvision, timm or transformers for ResNet."""
+    """Whose names the encoder gets: authors, timm or transformers for PVT-v2, torchvision, timm or transformers for
+    ResNet."""
 
 
 def train(arguments: list[str]) -> None:
@@ -173,24 +182,30 @@ def train(arguments: list[str]) -> None:
         if "--help" in arguments or "-h" in arguments:
             print(USAGE)
             return
-        raise InputError("sgma train needs a preset first, such as `sgma train experiments/demo.py --workdir runs/demo`.")
+        raise InputError(
+            "sgma train needs a preset first, such as `sgma train experiments/demo.py --workdir runs/demo`."
+        )
     preset = load_preset(Path(arguments[0]))
     if "--help" in arguments or "-h" in arguments:
         arguments = [*arguments, "--workdir", "RUN"]  # what is asked for is the list of fields
     own, rest = tyro.cli(TrainArguments, args=arguments[1:], return_unknown_args=True, add_help=False)
-    prog = f"sgma train {arguments[0]} --workdir RUN [--no-resume] [--stop-after STEP] [--profile STEPS] [--distributed]"
+    prog = (
+        f"sgma train {arguments[0]} --workdir RUN [--no-resume] [--stop-after STEP] [--profile STEPS] [--distributed]"
+    )
     config = tyro.cli(TrainConfig, default=preset, args=rest, prog=prog, config=(tyro.conf.AvoidSubcommands,))
     _prepare_jax()
     from sgma_jax.distributed import end_on_error, start
     from sgma_jax.sharding import one_device_a_core
-    from sgma_jax.training import fit
+    from sgma_jax.training.fit import fit
 
     check(config)
     if own.distributed or (own.coordinator, own.process, own.processes) != (None, None, None):
         start(own.coordinator, own.process, own.processes, silence=own.heartbeat_seconds)
     else:
         one_device_a_core(config.data.batch_size // config.accumulate, config.data.evaluation_batch_size)
-    session = partial(fit, stop_after=own.stop_after, resume=own.resume, profile=own.profile, stall_seconds=own.stall_seconds or None)
+    session = partial(
+        fit, stop_after=own.stop_after, resume=own.resume, profile=own.profile, stall_seconds=own.stall_seconds or None
+    )
     if not end_on_error(lambda: session(config, own.workdir)):
         raise SystemExit(own.stopped_status)
 
@@ -199,12 +214,12 @@ def evaluate(arguments: list[str]) -> None:
     """`sgma evaluate RUN`: writes RUN/evaluation/<split>.json and prints the table."""
     own = tyro.cli(EvaluateArguments, args=arguments, prog="sgma evaluate")
     _prepare_jax()
-    from sgma_jax.analysis import analyse
-    from sgma_jax.evaluation import evaluate_run
-    from sgma_jax.failures import evaluate_failures
-    from sgma_jax.reporting.tables import print_analysis, print_evaluation, print_failures
-    from sgma_jax.runs import read_config
+    from sgma_jax.evaluation.analysis import analyse
+    from sgma_jax.evaluation.corruptions import evaluate_failures
+    from sgma_jax.evaluation.evaluator import evaluate_run
+    from sgma_jax.runs.folder import read_config
     from sgma_jax.sharding import one_device_a_core
+    from sgma_jax.show.tables import print_analysis, print_evaluation, print_failures
 
     config = read_config(own.run)
     one_device_a_core(config.data.evaluation_batch_size)
@@ -234,7 +249,7 @@ def report(arguments: list[str]) -> None:
     if not own.runs:
         raise InputError("sgma report needs a run: `sgma report RUN [RUN ...] --out report.html`.")
     _prepare_jax()
-    from sgma_jax.report import write_report
+    from sgma_jax.report.write import write_report
 
     written = write_report(own.runs, own.out, split=own.split, scenes=own.scenes, data_path=own.data_path)
     print(f"{written}: {written.stat().st_size / 1e6:.1f} MB, opens in any browser, from disk")
@@ -247,7 +262,7 @@ def inspect(arguments: list[str]) -> None:
     check(config)
     _prepare_jax()
     from sgma_jax.models.inspection import inspect_model
-    from sgma_jax.reporting.tables import print_inspection
+    from sgma_jax.show.tables import print_inspection
 
     costs = inspect_model(config, own.size)
     if own.json:
@@ -265,8 +280,8 @@ def data(arguments: list[str]) -> None:
         raise InputError(f"--n is {own.n}; draw at least 1 record.")
     from sgma_jax.data.schema import read_manifest
     from sgma_jax.data.source import open_source
-    from sgma_jax.reporting.pictures import contact_sheet
-    from sgma_jax.reporting.tables import print_dataset
+    from sgma_jax.show.pictures import contact_sheet
+    from sgma_jax.show.tables import print_dataset
 
     manifest = read_manifest(own.folder)
     source = open_source(own.folder, own.split)
@@ -288,7 +303,10 @@ def weights(arguments: list[str]) -> None:
 
         imported = import_weights(given.file, given.encoder, given.out)
         numbers = sum(a.size for a in imported.arrays.values())
-        print(f"{given.out}: {given.encoder}, {len(imported.arrays)} arrays of {numbers:,} numbers, from the layout of {imported.layout}")
+        print(
+            f"{given.out}: {given.encoder}, {len(imported.arrays)} arrays of {numbers:,} numbers, from the layout of "
+            f"{imported.layout}"
+        )
         print(f"left out: {', '.join(imported.left_out) or 'nothing'}")
     elif arguments[:1] == ["export"]:
         own = tyro.cli(ExportArguments, args=arguments[1:], prog="sgma weights export")
@@ -296,7 +314,10 @@ def weights(arguments: list[str]) -> None:
         from sgma_jax.interop.export import export_run
 
         exported = export_run(own.run, own.out, own.layout)
-        print(f"{own.out}: {len(exported)} tensors of {sum(a.size for a in exported.values()):,} numbers, such as {next(iter(exported))}")
+        print(
+            f"{own.out}: {len(exported)} tensors of {sum(a.size for a in exported.values()):,} numbers, such as "
+            f"{next(iter(exported))}"
+        )
     elif set(arguments) & {"-h", "--help"}:
         print(USAGE)
     else:
@@ -304,7 +325,8 @@ def weights(arguments: list[str]) -> None:
 
 
 def _prepare_jax() -> None:
-    """Keep compiled programs between runs, in the user's cache folder unless JAX is told otherwise; say nothing twice."""
+    """Keep compiled programs between runs, in the user's cache folder unless JAX is told otherwise; say nothing
+    twice."""
     # What goes wrong in Orbax's background threads is raised in the foreground too; their own log of it is noise.
     absl_logging.set_verbosity(absl_logging.FATAL)
     logging.getLogger("asyncio").setLevel(logging.CRITICAL + 1)
@@ -312,7 +334,15 @@ def _prepare_jax() -> None:
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
 
 
-COMMANDS = {"train": train, "evaluate": evaluate, "predict": predict, "report": report, "inspect": inspect, "data": data, "weights": weights}
+COMMANDS = {
+    "train": train,
+    "evaluate": evaluate,
+    "predict": predict,
+    "report": report,
+    "inspect": inspect,
+    "data": data,
+    "weights": weights,
+}
 
 
 @one_line_errors

@@ -53,12 +53,14 @@ class PvtV2Config:
     variant: Literal["b0", "b1", "b2", "b3", "b4", "b5"] = "b2"
     """Row of the table of variants in models/pvt_v2.py."""
     drop_path_rate: float = 0.1
-    """Stochastic depth of the last block; it grows linearly from 0 at the first (0.1 for b0..b2 in the original recipe)."""
+    """Stochastic depth of the last block; it grows linearly from 0 at the first (0.1 for b0..b2 in the original
+    recipe)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ResNetConfig:
-    """ResNet v1.5 (arXiv 1512.03385, strides as torchvision has them), the paper's second encoder with 50 layers [P]."""
+    """ResNet v1.5 (arXiv 1512.03385, strides as torchvision has them), the paper's second encoder with 50 layers
+    [P]."""
 
     variant: Literal["18", "34", "50", "101", "152"] = "50"
     """Row of the table of variants in models/resnet.py."""
@@ -85,7 +87,8 @@ class MeanFusionConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ConcatenationFusionConfig:
-    """The features of all sensors side by side through one 1 x 1 convolution, as in M3L's linear fusion (arXiv 2304.10756)."""
+    """The features of all sensors side by side through one 1 x 1 convolution, as in M3L's linear fusion (arXiv
+    2304.10756)."""
 
     absent: Literal["zero", "learned"] = "zero"
     """What stands in for an absent sensor's features: zeros, or a vector per sensor and scale that is learned."""
@@ -93,7 +96,8 @@ class ConcatenationFusionConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class RankedSelectionFusionConfig:
-    """After MAGIC (arXiv 2407.11344): sensors are ranked by likeness to the aggregate; the most robust and the most fragile train on their own."""
+    """After MAGIC (arXiv 2407.11344): sensors are ranked by likeness to the aggregate; the most robust and the most
+    fragile train on their own."""
 
     selection_loss_weight: float = 1.0
     """[C] Weight of the cross-entropy of the selected sensors' branch."""
@@ -103,7 +107,8 @@ class RankedSelectionFusionConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class FusionTokenConfig:
-    """After IMLT (arXiv 2304.11381): a learned token gathers the sensors by attention; contrast and masked reconstruction align them."""
+    """After IMLT (arXiv 2304.11381): a learned token gathers the sensors by attention; contrast and masked
+    reconstruction align them."""
 
     contrast_loss_weight: float = 0.1
     """[C] Weight of the contrastive loss between sensors."""
@@ -113,7 +118,13 @@ class FusionTokenConfig:
     """[C] Temperature of the contrastive loss."""
 
 
-FusionConfig = SemanticGuidedFusionConfig | MeanFusionConfig | ConcatenationFusionConfig | RankedSelectionFusionConfig | FusionTokenConfig
+FusionConfig = (
+    SemanticGuidedFusionConfig
+    | MeanFusionConfig
+    | ConcatenationFusionConfig
+    | RankedSelectionFusionConfig
+    | FusionTokenConfig
+)
 """How the sensors' features can become one map."""
 
 
@@ -128,7 +139,8 @@ class ModelConfig:
     fusion: FusionConfig = field(default_factory=SemanticGuidedFusionConfig)
     """How the sensors' features become one map."""
     stem: Literal["replicate", "linear"] = "replicate"
-    """[C] How a sensor with other than 3 bands becomes 3: "replicate" repeats one band, "linear" learns a 1x1 projection."""
+    """[C] How a sensor with other than 3 bands becomes 3: "replicate" repeats one band, "linear" learns a 1x1
+    projection."""
     magnify: int = 1
     """[C] Factor by which images are enlarged before the encoder, for scenes whose objects span few pixels."""
     head_width: int = 256
@@ -138,7 +150,8 @@ class ModelConfig:
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the computation; parameters, softmaxes, statistics and losses stay float32."""
     remat: bool = False
-    """[C] Keep for the gradient only what enters the encoder's blocks and the fusions, and compute the rest again: less memory, more time."""
+    """[C] Keep for the gradient only what enters the encoder's blocks and the fusions, and compute the rest again:
+    less memory, more time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,7 +211,8 @@ class TrainConfig:
     evaluate_every: int = 1000
     """Steps between checkpoints, each of which is scored on the validation split."""
     validate: bool = True
-    """Whether they are: a data set that was converted without a validation split, to train on all there is, cannot be."""
+    """Whether they are: a data set that was converted without a validation split, to train on all there is, cannot
+    be."""
     log_every: int = 10
     """Steps between lines of metrics.jsonl."""
     keep_checkpoints: int = 2
@@ -208,15 +222,18 @@ class TrainConfig:
     keep_best: int = 1
     """[C] Checkpoints with the best average mIoU on the validation split that stay, too."""
     storage: str = ""
-    """Folder for the checkpoints, and copies of the run's small files, if not the run's own: gs://BUCKET/RUN where machines may be lost."""
+    """Folder for the checkpoints, and copies of the run's small files, if not the run's own: gs://BUCKET/RUN where
+    machines may be lost."""
     max_bad_steps: int = 10
-    """[C] Steps in a row whose loss or gradient may be NaN or infinite, and which are therefore not applied, before training ends."""
+    """[C] Steps in a row whose loss or gradient may be NaN or infinite, and which are therefore not applied, before
+    training ends."""
     fsdp: int = 1
     """Devices over which parameters and optimiser state are sharded; the others replicate."""
     space: int = 1
     """Devices that share the image rows of a sample, for crops that are too large for one."""
     accumulate: int = 1
-    """[C] Micro-batches that a step computes one after the other: gradients add up, batch normalisation sees one micro-batch at a time."""
+    """[C] Micro-batches that a step computes one after the other: gradients add up, batch normalisation sees one
+    micro-batch at a time."""
     seed: int = 0
     """Everything random derives from it."""
 
@@ -227,21 +244,37 @@ def check(config: TrainConfig) -> None:
     if len(set(data.modalities)) != len(data.modalities):
         raise InputError(f"data.modalities names a sensor twice: {', '.join(data.modalities)}. Name each once.")
     if not data.modalities or len(data.bands) != len(data.modalities):
-        raise InputError(f"data.bands has {len(data.bands)} entries for {len(data.modalities)} data.modalities; give one per sensor.")
+        raise InputError(
+            f"data.bands has {len(data.bands)} entries for {len(data.modalities)} data.modalities; give one per sensor."
+        )
     if len(data.classes) < 2:
         raise InputError("data.classes names fewer than two classes; name at least two.")
     if config.model.stem == "replicate" and (wrong := [b for b in data.bands if b not in (1, 3)]):
-        raise InputError(f'model.stem="replicate" takes sensors of 1 or 3 bands, not {wrong[0]}; use stem="linear" in the preset.')
-    positive = {"data.crop": data.crop, "data.batch_size": data.batch_size, "data.evaluation_batch_size": data.evaluation_batch_size,
-                "steps": config.steps, "evaluate_every": config.evaluate_every, "log_every": config.log_every,
-                "keep_checkpoints": config.keep_checkpoints, "fsdp": config.fsdp, "space": config.space, "accumulate": config.accumulate,
-                "model.magnify": config.model.magnify, "model.head_width": config.model.head_width,
-                "max_bad_steps": config.max_bad_steps}  # fmt: skip
+        raise InputError(
+            f'model.stem="replicate" takes sensors of 1 or 3 bands, not {wrong[0]}; use stem="linear" in the preset.'
+        )
+    positive = {
+        "data.crop": data.crop,
+        "data.batch_size": data.batch_size,
+        "data.evaluation_batch_size": data.evaluation_batch_size,
+        "steps": config.steps,
+        "evaluate_every": config.evaluate_every,
+        "log_every": config.log_every,
+        "keep_checkpoints": config.keep_checkpoints,
+        "fsdp": config.fsdp,
+        "space": config.space,
+        "accumulate": config.accumulate,
+        "model.magnify": config.model.magnify,
+        "model.head_width": config.model.head_width,
+        "max_bad_steps": config.max_bad_steps,
+    }
     for name, value in positive.items():
         if value < 1:
             raise InputError(f"{name} is {value}; it must be at least 1.")
     if not 0 <= config.warmup_steps < config.steps:
-        raise InputError(f"warmup_steps is {config.warmup_steps}; it must lie between 0 and steps ({config.steps}), excluded.")
+        raise InputError(
+            f"warmup_steps is {config.warmup_steps}; it must lie between 0 and steps ({config.steps}), excluded."
+        )
     if not 0.0 <= data.modality_dropout <= 1.0:
         raise InputError(f"data.modality_dropout is {data.modality_dropout}; it is a probability between 0 and 1.")
     rates = {"model.head_dropout": config.model.head_dropout}
@@ -251,28 +284,48 @@ def check(config: TrainConfig) -> None:
         if not 0.0 <= rate < 1.0:
             raise InputError(f"{name} is {rate}; it is a probability of at least 0 and below 1.")
     fusion = config.model.fusion
-    if isinstance(fusion, SemanticGuidedFusionConfig) and not (fusion.kernel_sizes and all(size > 0 and size % 2 for size in fusion.kernel_sizes)):
+    if isinstance(fusion, SemanticGuidedFusionConfig) and not (
+        fusion.kernel_sizes and all(size > 0 and size % 2 for size in fusion.kernel_sizes)
+    ):
         raise InputError(f"model.fusion.kernel_sizes is {fusion.kernel_sizes}; give one or more odd sizes.")
     if isinstance(fusion, FusionTokenConfig) and not fusion.temperature > 0.0:
         raise InputError(f"model.fusion.temperature is {fusion.temperature}; it must be positive.")
     if config.sampling and not isinstance(fusion, SemanticGuidedFusionConfig | MeanFusionConfig):
-        raise InputError(f"model.fusion is {type(fusion).__name__}, which cannot train a drawn sensor alone; set sampling=None in the preset.")
+        raise InputError(
+            f"model.fusion is {type(fusion).__name__}, which cannot train a drawn sensor alone; set sampling=None in "
+            f"the preset."
+        )
     if config.space > 1 and isinstance(fusion, RankedSelectionFusionConfig | FusionTokenConfig):
-        raise InputError(f"space is {config.space}, but the losses of model.fusion ({type(fusion).__name__}) need whole images; set space to 1.")
+        raise InputError(
+            f"space is {config.space}, but the losses of model.fusion ({type(fusion).__name__}) need whole images; set "
+            f"space to 1."
+        )
     if not config.optimizer.peak_learning_rate > 0.0:
         raise InputError(f"optimizer.peak_learning_rate is {config.optimizer.peak_learning_rate}; it must be positive.")
     if not config.optimizer.clip_norm > 0.0:
-        raise InputError(f"optimizer.clip_norm is {config.optimizer.clip_norm}; it must be positive (a large number, such as 1e9, clips nothing).")
-    counts = {"data.workers": data.workers, "data.max_bad_records": data.max_bad_records, "keep_every": config.keep_every,
-              "keep_best": config.keep_best}  # fmt: skip
+        raise InputError(
+            f"optimizer.clip_norm is {config.optimizer.clip_norm}; it must be positive (a large number, such as 1e9, "
+            f"clips nothing)."
+        )
+    counts = {
+        "data.workers": data.workers,
+        "data.max_bad_records": data.max_bad_records,
+        "keep_every": config.keep_every,
+        "keep_best": config.keep_best,
+    }
     for name, value in counts.items():
         if value < 0:
             raise InputError(f"{name} is {value}; it must be at least 0.")
     if "://" in config.storage and not config.storage.startswith("gs://"):
-        raise InputError(f"storage is {config.storage}, but Orbax writes to gs:// and to folders only; mount the bucket, and give the folder.")
+        raise InputError(
+            f"storage is {config.storage}, but Orbax writes to gs:// and to folders only; mount the bucket, and give "
+            f"the folder."
+        )
     if not 0 <= config.seed < 2**32:
         raise InputError(f"seed is {config.seed}; it must lie between 0 and 2^32 - 1.")
-    if config.sampling and not (0.0 <= config.sampling.decay < 1.0 and config.sampling.floor > 0.0 and config.sampling.lag >= 0):
+    if config.sampling and not (
+        0.0 <= config.sampling.decay < 1.0 and config.sampling.floor > 0.0 and config.sampling.lag >= 0
+    ):
         raise InputError("sampling needs 0 <= decay < 1, floor > 0 and lag >= 0.")
 
 
@@ -295,12 +348,19 @@ def from_json(text: str, cls: type = TrainConfig) -> Any:
 
 
 MAY_CHANGE = {
-    *("data.path", "data.workers", "data.evaluation_batch_size", "data.on_bad_record", "data.max_bad_records", "max_bad_steps"),
+    *(
+        "data.path",
+        "data.workers",
+        "data.evaluation_batch_size",
+        "data.on_bad_record",
+        "data.max_bad_records",
+        "max_bad_steps",
+    ),
     *("evaluate_every", "validate", "log_every", "keep_checkpoints", "keep_every", "keep_best"),
     *("fsdp", "space", "model.remat"),
 }
-"""Fields that may differ between a run and its continuation: where the data now lies, how often things are looked at, and where things are
-computed. None of them says what is learnt."""
+"""Fields that may differ between a run and its continuation: where the data now lies, how often things are looked
+at, and where things are computed. None of them says what is learnt."""
 
 
 def differences(left: Any, right: Any, prefix: str = "") -> list[str]:
@@ -308,7 +368,9 @@ def differences(left: Any, right: Any, prefix: str = "") -> list[str]:
     if type(left) is not type(right) or not dataclasses.is_dataclass(left):
         return [] if left == right else [prefix]
     names = (f.name for f in dataclasses.fields(left))
-    return [d for n in names for d in differences(getattr(left, n), getattr(right, n), f"{prefix}.{n}" if prefix else n)]
+    return [
+        d for n in names for d in differences(getattr(left, n), getattr(right, n), f"{prefix}.{n}" if prefix else n)
+    ]
 
 
 def _encode(value: Any) -> Any:

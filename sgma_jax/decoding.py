@@ -1,4 +1,5 @@
-"""JSON to dataclasses by their type hints, strictly: a file that somebody edited must not quietly become something else."""
+"""JSON to dataclasses by their type hints, strictly: a file that somebody edited must not quietly become something
+else."""
 
 from __future__ import annotations
 
@@ -13,11 +14,12 @@ from sgma_jax.errors import InputError
 
 
 def decode(value: Any, hint: Any, where: str = "") -> Any:
-    """What `json.loads` returned as an instance of `hint`.
+    """Return what `json.loads` gave as an instance of `hint`.
 
-    Takes dataclasses (every field, no other), tuples, dicts with names as keys, unions, literals, numbers (finite), text, booleans and
-    None. A dataclass may state its class's name in `kind`; as one of several of a union it must. Raises InputError that names the
-    field, by its dotted path from `where`.
+    Takes dataclasses, tuples, dicts with names as keys, unions, literals, finite numbers, text, booleans and None.
+    A field that is missing takes its default; one that the dataclass does not know is an error.
+    A dataclass may state the name of its class in `kind`; as one of several of a union it must.
+    Raises InputError that names the field by its dotted path from `where`.
     """
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
@@ -47,14 +49,26 @@ def decode(value: Any, hint: Any, where: str = "") -> Any:
         return float(value)
     elif isinstance(hint, type) and origin is None and type(value) is hint:
         return value
-    raise InputError(f"field '{where or 'whole file'}' is {json.dumps(value)[:40]}, which is not a {getattr(hint, '__name__', hint)}.")
+    raise InputError(
+        f"field '{where or 'whole file'}' is {json.dumps(value)[:40]}, which is not a "
+        f"{getattr(hint, '__name__', hint)}."
+    )
 
 
 def _decode_fields(fields: dict[str, Any], cls: type, where: str) -> Any:
     hints = typing.get_type_hints(cls)
-    if wrong := sorted(set(hints) ^ set(fields)):
-        raise InputError(f"field '{_join(where, wrong[0])}' is {'missing' if wrong[0] in hints else 'unknown'}.")
-    return cls(**{name: decode(fields[name], hints[name], _join(where, name)) for name in hints})
+    if unknown := sorted(set(fields) - set(hints)):
+        raise InputError(
+            f"field '{_join(where, unknown[0])}' is unknown; a newer version of sgma_jax may have written it."
+        )
+    needed = [
+        f.name
+        for f in dataclasses.fields(cls)
+        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    ]
+    if missing := sorted(set(needed) - set(fields)):
+        raise InputError(f"field '{_join(where, missing[0])}' is missing.")
+    return cls(**{name: decode(item, hints[name], _join(where, name)) for name, item in fields.items()})
 
 
 def _join(where: str, name: str) -> str:

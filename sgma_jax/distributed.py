@@ -1,6 +1,7 @@
 """Many processes as one run, by JAX's own runtime: starting it, agreeing, and pre-emption.
 
-Every function that needs the other processes must be called by all of them, in the same order; with one process they return at once.
+Every function that needs the other processes must be called by all of them, in the same order; with one process they
+return at once.
 """
 
 from __future__ import annotations
@@ -31,24 +32,35 @@ T = TypeVar("T")
 _MEETINGS = itertools.count()
 
 
-def start(coordinator: str | None = None, process: int | None = None, processes: int | None = None, *, silence: int = 60) -> None:
-    """Join the run's other processes; what is None comes from the environment of the cluster (Cloud TPU, SLURM, Open MPI, Kubernetes).
+def start(
+    coordinator: str | None = None, process: int | None = None, processes: int | None = None, *, silence: int = 60
+) -> None:
+    """Join the run's other processes; what is None comes from the environment of the cluster (Cloud TPU, SLURM, Open
+    MPI, Kubernetes).
 
-    A process that is not heard of for `silence` seconds counts as dead, and the others end. Must be called before JAX sees a device.
-    Raises InputError where neither arguments nor environment say who takes part.
+    A process that is not heard of for `silence` seconds counts as dead, and the others end. Must be called before
+    JAX sees a device. Raises InputError where neither arguments nor environment say who takes part.
     """
     given = (coordinator, process, processes)
     if any(g is not None for g in given) and None in given:
-        raise InputError("--coordinator, --process and --processes belong together; give all three, or --distributed alone.")
+        raise InputError(
+            "--coordinator, --process and --processes belong together; give all three, or --distributed alone."
+        )
     if processes is not None and process is not None and not 0 <= process < processes:
         raise InputError(f"--process is {process}; with --processes {processes} it lies between 0 and {processes - 1}.")
     if coordinator is not None and not coordinator.rpartition(":")[2].isdigit():
-        raise InputError(f"--coordinator is {coordinator!r}; it is HOST:PORT, the same for all, of the host of process 0.")
+        raise InputError(
+            f"--coordinator is {coordinator!r}; it is HOST:PORT, the same for all, of the host of process 0."
+        )
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     try:
-        jax.distributed.initialize(coordinator, processes, process, heartbeat_timeout_seconds=silence, shutdown_timeout_seconds=silence)
+        jax.distributed.initialize(
+            coordinator, processes, process, heartbeat_timeout_seconds=silence, shutdown_timeout_seconds=silence
+        )
     except ValueError as error:
-        raise InputError(f"--distributed found no cluster of {CLUSTERS} ({error}); give --coordinator, --process and --processes.") from error
+        raise InputError(
+            f"--distributed found no cluster of {CLUSTERS} ({error}); give --coordinator, --process and --processes."
+        ) from error
 
 
 def is_writer() -> bool:
@@ -59,9 +71,11 @@ def is_writer() -> bool:
 def wait_for_all(name: str) -> None:
     """Return when every process is here; all give the same name."""
     if jax.process_count() > 1:
-        # Named processes meet at the coordinator and not in a collective, which on CPU gives up after half a minute. A meeting's name
-        # must be new, so the meetings are counted.
-        multihost.sync_global_processes(f"{name} {next(_MEETINGS)}", timeout=PATIENCE, processes=set(range(jax.process_count())))
+        # Named processes meet at the coordinator and not in a collective, which on CPU gives up after half a minute. A
+        # meeting's name must be new, so the meetings are counted.
+        multihost.sync_global_processes(
+            f"{name} {next(_MEETINGS)}", timeout=PATIENCE, processes=set(range(jax.process_count()))
+        )
 
 
 def gather(array: np.ndarray) -> np.ndarray:
@@ -99,14 +113,15 @@ def compile_together(program: Any, *arguments: Any) -> Any:
 def in_turn(results: Any) -> Any:
     """The results of a program, after which another may be called that does not depend on them.
 
-    A GPU or TPU runs programs in the order of the calls. A CPU runs those at once that do not wait for each other, and between processes
-    their collectives would then meet crosswise; so there this waits.
+    A GPU or TPU runs programs in the order of the calls. A CPU runs those at once that do not wait for each other,
+    and between processes their collectives would then meet crosswise; so there this waits.
     """
     return jax.block_until_ready(results) if jax.process_count() > 1 and jax.default_backend() == "cpu" else results
 
 
 def end_on_error(main: Callable[[], T]) -> T:
-    """What `main` returns; with several processes an error ends this one at once, so that the others notice instead of waiting for it."""
+    """What `main` returns; with several processes an error ends this one at once, so that the others notice instead
+    of waiting for it."""
     if not jax.distributed.is_initialized():
         return main()
     returned: list[T] = []
@@ -138,7 +153,9 @@ class Preemption:
             self._former = signal.signal(signal.SIGTERM, self._ask)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._listens:
             signal.signal(signal.SIGTERM, self._former)
 
@@ -146,7 +163,8 @@ class Preemption:
         self._asked = True
 
     def reached(self) -> bool:
-        """Whether to stop here; every process calls it equally often and gets the same answers. Once true, it stays so."""
+        """Whether to stop here; every process calls it equally often and gets the same answers. Once true, it stays
+        so."""
         if jax.process_count() > 1 and not self._asked:
             self._calls += 1
             self._asked = multihost_utils.reached_preemption_sync_point(self._calls)

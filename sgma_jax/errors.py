@@ -43,9 +43,13 @@ def one_line_errors(main: Callable[[], None]) -> Callable[[], None]:
             if not is_disk_full(error):
                 raise
             where = getattr(error, "filename", None) or "the output folder"
-            print(f"error: {where}: the disk is full, so nothing more was written. Free some space and run the same command again.", file=sys.stderr)
-            # Orbax writes in the background, and each failed write would be told again behind our line, until the interpreter is gone:
-            # by logs, by threads' tracebacks, and by C++ code, which knows the descriptor only.
+            print(
+                f"error: {where}: the disk is full, so nothing more was written. Free some space and run the same "
+                f"command again.",
+                file=sys.stderr,
+            )
+            # Orbax writes in the background, and each failed write would be told again behind our line, until the
+            # interpreter is gone: by logs, by threads' tracebacks, and by C++ code, which knows the descriptor only.
             sys.stderr.flush()
             logging.disable(logging.CRITICAL)
             os.dup2(os.open(os.devnull, os.O_WRONLY), 2)

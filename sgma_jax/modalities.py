@@ -26,7 +26,9 @@ def blank_unavailable(
     return jnp.where(available[..., None], image, jnp.zeros((), image.dtype))
 
 
-def per_pixel(available: Bool[Array, "batch modality *pixels"], height: int, width: int) -> Bool[Array, "batch modality height width"]:
+def per_pixel(
+    available: Bool[Array, "batch modality *pixels"], height: int, width: int
+) -> Bool[Array, "batch modality height width"]:
     """Availability per pixel, from a mask per sample or per pixel."""
     if available.ndim == 2:
         available = available[:, :, None, None]
@@ -41,8 +43,9 @@ def take_drawn(values: Array, drawn: Int[Array, " batch"]) -> Array:
 def by_modality(values: Array) -> list[Array]:
     """[batch, modality, ...] as one [batch, ...] for each modality.
 
-    For sums over modalities written out: XLA on CPU does not vectorise a reduction over a middle axis (docs/benchmarks.md). The gradient is
-    a concatenation; that of `values[:, m]` would be as many arrays of zeros, added up.
+    For sums over modalities written out: XLA on CPU does not vectorise a reduction over a middle axis
+    (docs/benchmarks.md). The gradient is a concatenation; that of `values[:, m]` would be as many arrays of zeros,
+    added up.
     """
     return [part[:, 0] for part in lax.split(values, [1] * values.shape[1], axis=1)]
 
@@ -54,15 +57,21 @@ def softmax_over_modalities(
 
     Finite in value and gradient for every mask, as long as the scores are finite.
     """
-    highest = lax.stop_gradient(functools.reduce(jnp.maximum, [jnp.where(m, s, -jnp.inf) for s, m in zip(scores, available, strict=True)]))
+    highest = lax.stop_gradient(
+        functools.reduce(jnp.maximum, [jnp.where(m, s, -jnp.inf) for s, m in zip(scores, available, strict=True)])
+    )
     highest = jnp.where(jnp.isfinite(highest), highest, 0.0)
-    weights = [jnp.where(m, jnp.exp(jnp.where(m, s - highest, 0.0)), 0.0) for s, m in zip(scores, available, strict=True)]
+    weights = [
+        jnp.where(m, jnp.exp(jnp.where(m, s - highest, 0.0)), 0.0) for s, m in zip(scores, available, strict=True)
+    ]
     total = functools.reduce(operator.add, weights)
     total = jnp.where(total > 0, total, 1.0)
     return [weight / total for weight in weights]
 
 
-def coarsen(available: Bool[Array, "batch modality height width"], stride: int) -> Bool[Array, "batch modality coarse_height coarse_width"]:
+def coarsen(
+    available: Bool[Array, "batch modality height width"], stride: int
+) -> Bool[Array, "batch modality coarse_height coarse_width"]:
     """[C] Availability at a scale: a position is available where at least half of its pixels are.
 
     Cells at the lower and right edges of images that are no multiple of the stride count the pixels they really have.
@@ -72,11 +81,15 @@ def coarsen(available: Bool[Array, "batch modality height width"], stride: int) 
 
     def count(mask: Array) -> Array:
         mask = jnp.pad(mask, pad).astype(jnp.int32)
-        return mask.reshape(*mask.shape[:2], mask.shape[2] // stride, stride, mask.shape[3] // stride, stride).sum((3, 5))
+        return mask.reshape(*mask.shape[:2], mask.shape[2] // stride, stride, mask.shape[3] // stride, stride).sum(
+            (3, 5)
+        )
 
     return 2 * count(available) >= count(jnp.ones((1, 1, height, width), bool))
 
 
-def refine(available: Bool[Array, "batch coarse_height coarse_width"], stride: int, height: int, width: int) -> Bool[Array, "batch height width"]:
+def refine(
+    available: Bool[Array, "batch coarse_height coarse_width"], stride: int, height: int, width: int
+) -> Bool[Array, "batch height width"]:
     """For every pixel, the value of the cell that it lies in."""
     return jnp.repeat(jnp.repeat(available, stride, 1), stride, 2)[:, :height, :width]

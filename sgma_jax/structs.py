@@ -20,7 +20,8 @@ class Batch(NamedTuple):
     """Samples as the compiled step takes them; every array's first axis is the batch."""
 
     images: dict[str, Any]
-    """Per modality [batch, height, width, bands], float32, normalised; values where it is unavailable are never used."""
+    """Per modality [batch, height, width, bands], float32, normalised; values where it is unavailable are never
+    used."""
     available: Any
     """[batch, modality, height, width] bool: what the record has, pixel by pixel."""
     kept: Any
@@ -28,7 +29,8 @@ class Batch(NamedTuple):
     labels: Any
     """[batch, height, width] int32 class codes, 255 where ignored."""
     ids: Any
-    """[batch] int32: number of the record in its split; -1 marks padding, -(number + 2) a record that cannot be read."""
+    """[batch] int32: number of the record in its split; -1 marks padding, -(number + 2) a record that cannot be
+    read."""
     drawn: Any
     """[batch] int32: the modality that MAS drew for the sample; 0 where nothing was drawn."""
 
@@ -43,11 +45,13 @@ class Outputs(NamedTuple):
     robustness: tuple[Any, ...]
     """Per scale [batch, modality, height, width] float32: sums to 1 over what is available, 0 elsewhere."""
     sees: tuple[Any, ...]
-    """Per scale [batch, modality, height, width] bool: which modalities took part in the fused branch, position by position."""
+    """Per scale [batch, modality, height, width] bool: which modalities took part in the fused branch, position by
+    position."""
     answered: Any
     """[batch, height, width] bool: pixels that some modality sees; elsewhere the output is "no data"."""
     auxiliary: dict[str, Any]
-    """In training, the losses that the fusion brings itself: name -> [batch] float32, each sample's own, not yet weighted."""
+    """In training, the losses that the fusion brings itself: name -> [batch] float32, each sample's own, not yet
+    weighted."""
 
 
 class TrainState(NamedTuple):

@@ -17,12 +17,14 @@ ROOT = Path(__file__).resolve().parents[1]
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Optimising is more than half of the compilation, and the tests' programs run for milliseconds. One device: what runs in a process of its
-# own is to be the same, to the last bit, as what runs in this one.
+# Optimising is more than half of the compilation, and the tests' programs run for milliseconds. One device: what runs
+# in a process of its own is to be the same, to the last bit, as what runs in this one.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_force_host_platform_device_count=1")
 
 # Few examples, because each shape compiles anew; the same ones in every run, so that CI never fails by chance.
-settings.register_profile("default", max_examples=15, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile(
+    "default", max_examples=15, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.load_profile("default")
 
 
@@ -31,7 +33,9 @@ def real_data() -> Path:
     """Folder of the real scenes, as SGMA_REAL_DATA names it."""
     folder = os.environ.get("SGMA_REAL_DATA", "")
     if not folder:
-        pytest.skip("SGMA_REAL_DATA is not set: it names the folder with the real scenes (zion30m, ign_grauduroi, stormlake30m)")
+        pytest.skip(
+            "SGMA_REAL_DATA is not set: it names the folder with the real scenes (zion30m, ign_grauduroi, stormlake30m)"
+        )
     if not Path(folder).is_dir():
         pytest.fail(f"SGMA_REAL_DATA names {folder}, which is no folder; correct or unset it")
     return Path(folder)
@@ -42,7 +46,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of its own, of 24 MB."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(disk)], capture_output=True, check=False)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(disk)], capture_output=True, check=False
+    )
     if mounted.returncode:
         pytest.skip("needs the right to mount a tmpfs, to have a disk that can be filled")
     yield disk

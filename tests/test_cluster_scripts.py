@@ -35,7 +35,9 @@ def test_a_script_is_valid_and_calls_what_there_is(script: str) -> None:
     for preset in re.findall(r"experiments/\w+\.py", text):
         assert (ROOT / preset).is_file()
     # Without what it needs it says so, and does nothing.
-    done = subprocess.run(["bash", str(CLUSTER / script)], capture_output=True, text=True, env={"PATH": "/usr/bin:/bin"}, check=False)
+    done = subprocess.run(
+        ["bash", str(CLUSTER / script)], capture_output=True, text=True, env={"PATH": "/usr/bin:/bin"}, check=False
+    )
     assert done.returncode != 0
     assert "folder of the converted set" in done.stderr or "name of the slice" in done.stderr
 

@@ -38,7 +38,12 @@ from sgma_jax.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
 EXPERIMENTS = ROOT / "experiments"
-PRESETS = sorted(p for folder in ("", "ablations", "baselines") for p in (EXPERIMENTS / folder).glob("*.py") if p.name != "__init__.py")
+PRESETS = sorted(
+    p
+    for folder in ("", "ablations", "baselines")
+    for p in (EXPERIMENTS / folder).glob("*.py")
+    if p.name != "__init__.py"
+)
 KINDS = [k for k in vars(config_module).values() if isinstance(k, type) and dataclasses.is_dataclass(k)]
 GOOD = TrainConfig(
     name="good",
@@ -59,7 +64,13 @@ def values_of(hint: Any) -> st.SearchStrategy[Any]:
         return st.lists(values_of(args[0]), max_size=3).map(tuple)
     if origin is Literal:
         return st.sampled_from(args)
-    plain = {str: st.text(max_size=8), int: st.integers(), bool: st.booleans(), float: st.floats(allow_nan=False), type(None): st.none()}
+    plain = {
+        str: st.text(max_size=8),
+        int: st.integers(),
+        bool: st.booleans(),
+        float: st.floats(allow_nan=False),
+        type(None): st.none(),
+    }
     return plain[hint]
 
 
@@ -78,7 +89,9 @@ def fields_of(value: Any, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
     """Paths of all fields in the JSON of a configuration."""
     if not isinstance(value, dict):
         return [path]
-    return ([path] if path else []) + [p for name, v in value.items() if name != "kind" for p in fields_of(v, (*path, name))]
+    return ([path] if path else []) + [
+        p for name, v in value.items() if name != "kind" for p in fields_of(v, (*path, name))
+    ]
 
 
 FIELDS = fields_of(json.loads(to_json(GOOD)))
@@ -94,18 +107,32 @@ def edited(path: tuple[str, ...], edit: Any) -> str:
     return json.dumps(fields)
 
 
+NEEDED = {("name",), ("data",), ("steps",), ("data", "modalities"), ("data", "bands"), ("data", "classes")}
+"""Fields without a default."""
+
+
 @pytest.mark.parametrize("path", FIELDS, ids=".".join)
-def test_a_missing_field_is_an_input_error_that_names_it(path: tuple[str, ...]) -> None:
-    with pytest.raises(InputError) as caught:
-        from_json(edited(path, lambda parent, name: parent.pop(name)))
-    assert str(caught.value).startswith(f"field '{'.'.join(path)}' is missing.")
+def test_a_missing_field_takes_its_default_so_that_runs_outlive_new_fields(path: tuple[str, ...]) -> None:
+    text = edited(path, lambda parent, name: parent.pop(name))
+    if path in NEEDED:
+        with pytest.raises(InputError) as caught:
+            from_json(text)
+        assert str(caught.value).startswith(f"field '{'.'.join(path)}' is missing.")
+        return
+    *parents, name = path
+    value, holder = from_json(text), GOOD
+    for parent in parents:
+        value, holder = getattr(value, parent), getattr(holder, parent)
+    field = {f.name: f for f in dataclasses.fields(holder)}[name]
+    default = field.default_factory() if field.default is dataclasses.MISSING else field.default  # type: ignore[misc]
+    assert getattr(value, name) == default
 
 
 @pytest.mark.parametrize("parent", sorted({p[:-1] for p in FIELDS}), ids=lambda p: ".".join(p) or "config")
 def test_an_unknown_field_is_an_input_error_that_names_it(parent: tuple[str, ...]) -> None:
     with pytest.raises(InputError) as caught:
         from_json(edited((*parent, "learning_rat"), lambda fields, name: fields.update({name: 1})))
-    assert str(caught.value).startswith(f"field '{'.'.join((*parent, 'learning_rat'))}' is unknown.")
+    assert str(caught.value).startswith(f"field '{'.'.join((*parent, 'learning_rat'))}' is unknown; a newer version")
 
 
 @pytest.mark.parametrize("path", FIELDS, ids=".".join)
@@ -113,12 +140,14 @@ def test_a_mistyped_field_is_an_input_error_that_names_it(path: tuple[str, ...])
     value = json.loads(to_json(GOOD))
     for name in path:
         value = value[name]
-    free = {bool: (bool,), int: (int,), float: (float, int)}.get(type(value), (str,) if path[-1] in ("name", "path", "pretrained", "storage") else ())
+    free = {bool: (bool,), int: (int,), float: (float, int)}.get(
+        type(value), (str,) if path[-1] in ("name", "path", "pretrained", "storage") else ()
+    )
     # True is no number, 1.5 no integer, a word outside the choices no choice, and a list of lists no list of names.
     wrongs: list[Any] = ["no such word", True, 1.5, 7, [[]], {}, {"kind": "NoSuchConfig"}]
     for wrong in wrongs:
-        if type(wrong) in free:
-            continue
+        if type(wrong) in free or (wrong == {} and path not in NEEDED and type(value) is dict):
+            continue  # an empty dictionary is a section whose fields all take their defaults
         with pytest.raises(InputError) as caught:
             from_json(edited(path, lambda parent, name, wrong=wrong: parent.update({name: wrong})))
         assert str(caught.value).startswith(f"field '{'.'.join(path)}")
@@ -142,12 +171,17 @@ def test_differences_are_the_dotted_names_of_what_differs() -> None:
         return dataclasses.replace(GOOD, **fields)
 
     assert differences(GOOD, changed(steps=101, seed=3)) == ["steps", "seed"]
-    assert differences(GOOD, changed(data=dataclasses.replace(GOOD.data, crop=32, path="e"))) == ["data.path", "data.crop"]
+    assert differences(GOOD, changed(data=dataclasses.replace(GOOD.data, crop=32, path="e"))) == [
+        "data.path",
+        "data.crop",
+    ]
     assert differences(GOOD, changed(sampling=None)) == ["sampling"]
     assert differences(changed(sampling=None), GOOD) == ["sampling"]
     assert differences(GOOD, changed(sampling=SamplingConfig(lag=2))) == ["sampling.lag"]
     assert differences(GOOD, changed(model=ModelConfig(fusion=MeanFusionConfig()))) == ["model.fusion"]
-    assert differences(GOOD, changed(model=ModelConfig(fusion=SemanticGuidedFusionConfig(heads=4)))) == ["model.fusion.heads"]
+    assert differences(GOOD, changed(model=ModelConfig(fusion=SemanticGuidedFusionConfig(heads=4)))) == [
+        "model.fusion.heads"
+    ]
     assert differences(changed(sampling=None), changed(sampling=None)) == []
 
 
@@ -181,7 +215,11 @@ def test_a_good_configuration_passes_the_check() -> None:
         ("data.classes", ()),
         ("data.classes", ("only",)),
         *((f"data.{name}", value) for name in ("crop", "batch_size", "evaluation_batch_size") for value in (0, -1)),
-        *((name, value) for name in ("steps", "evaluate_every", "log_every", "keep_checkpoints", "fsdp", "space", "accumulate") for value in (0, -1)),
+        *(
+            (name, value)
+            for name in ("steps", "evaluate_every", "log_every", "keep_checkpoints", "fsdp", "space", "accumulate")
+            for value in (0, -1)
+        ),
         ("model.magnify", 0),
         ("model.head_width", 0),
         ("warmup_steps", -1),
@@ -239,8 +277,11 @@ def test_every_field_of_every_configuration_has_its_sentence() -> None:
     for name, node in classes.items():
         for statement, after in zip(node.body, [*node.body[1:], ast.Pass()], strict=True):
             if isinstance(statement, ast.AnnAssign):
-                text = after.value.value if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) else ""
-                # A capital, after the tag if there is one, and a full stop at the end, before the tag if it stands there.
+                text = (
+                    after.value.value if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) else ""
+                )
+                # A capital, after the tag if there is one, and a full stop at the end, before the tag if it stands
+                # there.
                 if not re.fullmatch(r"(\[[PDC]\] )?[A-Z].*\.", str(text), re.DOTALL):
                     bad.append(f"{name}.{ast.unparse(statement.target)}")
     assert not bad
@@ -267,6 +308,11 @@ def test_every_preset_opens_with_what_it_reproduces_the_expected_score_and_the_c
 def test_the_defaults_are_the_papers() -> None:
     """Section IV-B of arXiv 2603.02505."""
     optimizer, sampling = OptimizerConfig(), SamplingConfig()
-    assert (optimizer.peak_learning_rate, optimizer.weight_decay, optimizer.epsilon, optimizer.decay_power) == (6e-5, 1e-2, 1e-8, 0.9)
+    assert (optimizer.peak_learning_rate, optimizer.weight_decay, optimizer.epsilon, optimizer.decay_power) == (
+        6e-5,
+        1e-2,
+        1e-8,
+        0.9,
+    )
     assert (optimizer.fused_loss_weight, sampling.loss_weight) == (2.0, 1.0)
     assert PvtV2Config().variant == "b2"

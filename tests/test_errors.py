@@ -33,9 +33,15 @@ def run(body: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     ("body", "line"),
     [
-        ('raise InputError("data.csv: column 3 is unknown; remove it.")', "error: data.csv: column 3 is unknown; remove it."),
+        (
+            'raise InputError("data.csv: column 3 is unknown; remove it.")',
+            "error: data.csv: column 3 is unknown; remove it.",
+        ),
         ('raise InputError("data.csv:\\n  many\\n\\n\\tlines\\n")', "error: data.csv: many lines"),
-        ('try:\n    {}["x"]\nexcept KeyError as error:\n    raise InputError("no x; add it.") from error', "error: no x; add it."),
+        (
+            'try:\n    {}["x"]\nexcept KeyError as error:\n    raise InputError("no x; add it.") from error',
+            "error: no x; add it.",
+        ),
     ],
     ids=["plain", "several lines", "from another"],
 )
@@ -50,10 +56,21 @@ def test_bad_input_is_exactly_one_line_on_standard_error_and_status_2(body: str,
         ('raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "runs/x/config.json")', "runs/x/config.json"),
         ("raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))", "the output folder"),
         (
-            'try:\n    raise OSError(errno.ENOSPC, "full")\nexcept OSError as error:\n    raise RuntimeError("shard failed") from error',
+            (
+                'try:\n    raise OSError(errno.ENOSPC, "full")\nexcept OSError as error:\n    raise '
+                'RuntimeError("shard '
+                'failed") from error'
+            ),
             "the output folder",
         ),
-        ('try:\n    raise OSError(errno.ENOSPC, "full")\nexcept OSError:\n    raise RuntimeError("while cleaning up")', "the output folder"),
+        (
+            (
+                'try:\n    raise OSError(errno.ENOSPC, "full")\nexcept OSError:\n    raise RuntimeError("while '
+                "cleaning "
+                'up")'
+            ),
+            "the output folder",
+        ),
         ('raise ValueError("INTERNAL: write failed: No space left on device [errno 28]")', "the output folder"),
         ('raise RuntimeError("RESOURCE_EXHAUSTED: Error writing to shard 0")', "the output folder"),
     ],
@@ -103,7 +120,15 @@ def test_a_reader_that_has_gone_is_no_error_of_ours(lines: int) -> None:
     buffered = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
     reading, writing = os.pipe()
     os.close(reading)
-    done = subprocess.run([sys.executable, "-c", program], env=buffered, stdout=writing, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=buffered,
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=60,
+        check=False,
+    )
     os.close(writing)
     assert done.stderr == ""
     assert done.returncode == 141

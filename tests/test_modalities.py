@@ -51,7 +51,9 @@ def test_a_coarse_position_is_available_where_at_least_half_of_the_pixels_it_has
 
 
 @given(size=sizes, stride=strides, seed=seeds)
-def test_refining_gives_every_pixel_its_cell_and_coarsening_undoes_it(size: tuple[int, int], stride: int, seed: int) -> None:
+def test_refining_gives_every_pixel_its_cell_and_coarsening_undoes_it(
+    size: tuple[int, int], stride: int, seed: int
+) -> None:
     height, width = size
     coarse = np.random.default_rng(seed).random((2, -(-height // stride), -(-width // stride))) < 0.5
     fine = np.asarray(refined(coarse, stride, height, width))
@@ -70,7 +72,9 @@ def test_nothing_absent_passes_the_door_in_either_direction(value: float) -> Non
     def loss(x: jax.Array) -> jax.Array:
         return jnp.sum(jnp.exp(blank_unavailable(x, jnp.asarray(available))))
 
-    np.testing.assert_array_equal(blank_unavailable(jnp.asarray(poisoned), jnp.asarray(available)), np.where(available[..., None], image, 0))
+    np.testing.assert_array_equal(
+        blank_unavailable(jnp.asarray(poisoned), jnp.asarray(available)), np.where(available[..., None], image, 0)
+    )
     gradient = np.asarray(jax.grad(loss)(jnp.asarray(poisoned)))
     assert np.isfinite(gradient).all()
     assert (gradient[~available] == 0).all()

@@ -29,7 +29,14 @@ def shape(*sides):
 def on_four_devices(program: str) -> None:
     """Run a program in a process of its own: the number of devices is fixed when JAX starts."""
     environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
-    done = subprocess.run([sys.executable, "-c", HEADER + program], env=environment, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", HEADER + program],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -149,7 +156,14 @@ def test_one_device_is_the_same_program() -> None:
     tree = with_sharding({"kernel": jax.ShapeDtypeStruct((512, 512), np.float32)}, mesh)
     assert tree["kernel"].sharding.is_fully_replicated
     size = 2 * mesh.size
-    batch = Batch({}, np.ones((size, 1), bool), np.ones((size, 1), bool), np.zeros((size, 2, 2), np.int32), np.arange(size), np.zeros(size, int))
+    batch = Batch(
+        {},
+        np.ones((size, 1), bool),
+        np.ones((size, 1), bool),
+        np.zeros((size, 2, 2), np.int32),
+        np.arange(size),
+        np.zeros(size, int),
+    )
     np.testing.assert_array_equal(put_batch(batch, mesh).ids, np.arange(size))
     with pytest.raises(InputError, match="fsdp x space is"):
         make_mesh(len(jax.devices()) + 1)
@@ -166,7 +180,9 @@ def test_one_device_is_the_same_program() -> None:
         ({"JAX_NUM_CPU_DEVICES": "3"}, None, (8,), 3),
     ],
 )
-def test_a_cpu_is_as_many_devices_as_it_has_cores_unless_told_otherwise(environment: dict, cores: int | None, batches: tuple, devices: int) -> None:
+def test_a_cpu_is_as_many_devices_as_it_has_cores_unless_told_otherwise(
+    environment: dict, cores: int | None, batches: tuple, devices: int
+) -> None:
     if len(os.sched_getaffinity(0)) < 2:
         pytest.skip("needs two cores")
     program = f"""
@@ -179,5 +195,12 @@ one_device_a_core(1)  # too late: what there is stays
 print(jax.device_count())
 """
     others = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "JAX_NUM_CPU_DEVICES")}
-    done = subprocess.run([sys.executable, "-c", program], env=others | environment, capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=others | environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
     assert done.stdout.split() == [str(devices)] * 2

@@ -1,4 +1,4 @@
-"""Ablation: neither SGF nor MAS: the mean of the sensors' features.
+"""Ablation:   neither SGF nor MAS: the mean of the sensors' features.
 
 Reproduces: that row of the paper's ablation, in kind: the paper's ISPRS scores are Average 46.51, Last-1 2.61 (mIoU %).
 Command:    sgma train experiments/ablations/baseline.py --data.path runs/demo/data --workdir runs/ablation_baseline

@@ -1,4 +1,4 @@
-"""Ablation: the number of attention heads of SGF, at every scale alike.
+"""Ablation:   the number of attention heads of SGF, at every scale alike.
 
 Reproduces: nothing of the paper, which is silent here; it shows what our choice is worth.
 Command:    sgma train experiments/ablations/heads.py --data.path runs/demo/data --workdir runs/ablation_heads
@@ -13,7 +13,9 @@ from sgma_jax.config import SemanticGuidedFusionConfig, TrainConfig
 
 def with_heads(base: TrainConfig, heads: int) -> TrainConfig:
     """The base preset with a fixed number of heads, which has to divide the encoder's channels."""
-    return dataclasses.replace(base, model=dataclasses.replace(base.model, fusion=SemanticGuidedFusionConfig(heads=heads)))
+    return dataclasses.replace(
+        base, model=dataclasses.replace(base.model, fusion=SemanticGuidedFusionConfig(heads=heads))
+    )
 
 
 rows = {f"heads_{n}": partial(with_heads, heads=n) for n in (1, 2, 4)}

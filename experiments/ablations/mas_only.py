@@ -1,6 +1,7 @@
-"""Ablation: MAS without SGF; mean fusion knows no robustness, so every sensor is as likely to be drawn.
+"""Ablation:   MAS without SGF; mean fusion knows no robustness, so every sensor is as likely to be drawn.
 
-Reproduces: that row of the paper's ablation, in kind: the paper's ISPRS scores are Average 62.07, Last-1 29.86 (mIoU %).
+Reproduces: that row of the paper's ablation, in kind: the paper's ISPRS scores are Average 62.07, Last-1 29.86 (mIoU
+            %).
 Command:    sgma train experiments/ablations/mas_only.py --data.path runs/demo/data --workdir runs/ablation_mas_only
 """
 

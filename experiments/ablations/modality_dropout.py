@@ -1,8 +1,9 @@
-"""Ablation: how often a sample loses sensors in training; with and without MAS.
+"""Ablation:   how often a sample loses sensors in training; with and without MAS.
 
-Reproduces: with `without_mas` at 0 the paper's row "SGF only", if that row was trained without modality dropout (ISPRS: Average 49.13, Last-1
-            7.01, mIoU %); otherwise nothing of the paper, which does not vary it.
-Command:    sgma train experiments/ablations/modality_dropout.py --data.path runs/demo/data --workdir runs/ablation_modality_dropout
+Reproduces: with `without_mas` at 0 the paper's row "SGF only", if that row was trained without modality dropout (ISPRS:
+            Average 49.13, Last-1 7.01, mIoU %); otherwise nothing of the paper, which does not vary it.
+Command:    sgma train experiments/ablations/modality_dropout.py --data.path runs/demo/data --workdir
+            runs/ablation_modality_dropout
 """
 
 import dataclasses

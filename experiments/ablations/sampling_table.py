@@ -1,7 +1,8 @@
-"""Ablation: the table that MAS draws from: one row per record, its decay, its lag.
+"""Ablation:   the table that MAS draws from: one row per record, its decay, its lag.
 
 Reproduces: nothing of the paper, which is silent here; it shows what our choice is worth.
-Command:    sgma train experiments/ablations/sampling_table.py --data.path runs/demo/data --workdir runs/ablation_sampling_table
+Command:    sgma train experiments/ablations/sampling_table.py --data.path runs/demo/data --workdir
+            runs/ablation_sampling_table
 """
 
 import dataclasses

@@ -1,6 +1,7 @@
-"""Ablation: SGF and MAS, the whole method.
+"""Ablation:   SGF and MAS, the whole method.
 
-Reproduces: that row of the paper's ablation, in kind: the paper's ISPRS scores are Average 79.55, Last-1 57.05 (mIoU %).
+Reproduces: that row of the paper's ablation, in kind: the paper's ISPRS scores are Average 79.55, Last-1 57.05 (mIoU
+            %).
 Command:    sgma train experiments/ablations/sgma.py --data.path runs/demo/data --workdir runs/ablation_sgma
 """
 

@@ -1,7 +1,7 @@
-"""Baseline: training on complete data, mean of the sensors' features, no sampling.
+"""Baseline:   training on complete data, mean of the sensors' features, no sampling.
 
-Reproduces: in kind the row "baseline" of the paper's ablation (arXiv 2603.02505), if that row was trained without modality dropout; its
-            ISPRS scores are Average 46.51, Last-1 2.61 (mIoU %).
+Reproduces: in kind the row "baseline" of the paper's ablation (arXiv 2603.02505), if that row was trained without
+            modality dropout; its ISPRS scores are Average 46.51, Last-1 2.61 (mIoU %).
 Command:    sgma train experiments/baselines/complete_mean.py --data.path runs/demo/data --workdir runs/complete_mean
 """
 

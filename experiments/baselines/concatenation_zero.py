@@ -1,7 +1,8 @@
-"""Baseline: training on complete data, concatenation of the sensors' features, zeros where a sensor is absent.
+"""Baseline:   training on complete data, concatenation of the sensors' features, zeros where a sensor is absent.
 
 Reproduces: no paper; it is what is mostly done in practice, on the encoder and head of all others.
-Command:    sgma train experiments/baselines/concatenation_zero.py --data.path runs/demo/data --workdir runs/concatenation_zero
+Command:    sgma train experiments/baselines/concatenation_zero.py --data.path runs/demo/data --workdir
+            runs/concatenation_zero
 """
 
 import dataclasses

@@ -1,8 +1,10 @@
-"""Baseline after IMLT: a learned fusion token, random subsets of sensors, contrastive alignment and masked reconstruction.
+"""Baseline after IMLT: a learned fusion token, random subsets of sensors, contrastive alignment and masked
+reconstruction.
 
-Reproduces: in kind Chen, Zhao, Bruzzone, "A Novel Approach to Incomplete Multimodal Learning for Remote Sensing Data Fusion" (TGRS 2024,
-            arXiv 2304.11381). Simplified: no separate pre-training, its two losses are added to the segmentation's, at one
-            scale; features are reconstructed instead of pixels. In the SGMA paper IMLT has on ISPRS Average 70.35, Last-1 38.78 (mIoU %).
+Reproduces: in kind Chen, Zhao, Bruzzone, "A Novel Approach to Incomplete Multimodal Learning for Remote Sensing Data
+            Fusion" (TGRS 2024, arXiv 2304.11381). Simplified: no separate pre-training, its two losses are added to the
+            segmentation's, at one scale; features are reconstructed instead of pixels. In the SGMA paper IMLT has on
+            ISPRS Average 70.35, Last-1 38.78 (mIoU %).
 Command:    sgma train experiments/baselines/imlt_like.py --data.path runs/demo/data --workdir runs/imlt_like
 """
 

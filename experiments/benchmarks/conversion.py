@@ -1,4 +1,5 @@
-"""Speed, size and memory of a conversion: a scene of real size (RGB uint8, DSM float32, label) through data_prep.geotiff.
+"""Speed, size and memory of a conversion: a scene of real size (RGB uint8, DSM float32, label) through
+data_prep.geotiff.
 
 Command: python -m experiments.benchmarks.conversion [--side 6000] [--tile 512] [--workers 1 2]
 """
@@ -50,14 +51,17 @@ class Cost:
 def write_scene(folder: Path, side: int) -> tuple[Path, int]:
     """Write a scene of side x side pixels, uncompressed. Returns its manifest and the number of bytes of its pixels.
 
-    A piece of the synthetic city of 512 pixels, repeated: each record is compressed by itself, so the repetition saves nothing.
+    A piece of the synthetic city of 512 pixels, repeated: each record is compressed by itself, so the repetition
+    saves nothing.
     """
     piece = next(e for e in (render(0, "train", i, 512) for i in range(9)) if e.available.all())
     count, total = -(-side // 512), 0
     for name, image in (("rgb", piece.images["rgb"]), ("dsm", piece.images["dsm"]), ("label", piece.label[..., None])):
         bands = np.moveaxis(np.tile(image, (count, count, 1))[:side, :side], -1, 0)
         profile = {"driver": "GTiff", "count": len(bands), "height": side, "width": side, "dtype": bands.dtype}
-        with rasterio.open(folder / f"{name}.tif", "w", **profile, crs="EPSG:32632", transform=from_origin(5e5, 5e6, 0.05, 0.05)) as file:
+        with rasterio.open(
+            folder / f"{name}.tif", "w", **profile, crs="EPSG:32632", transform=from_origin(5e5, 5e6, 0.05, 0.05)
+        ) as file:
             file.write(bands)
         total += bands.nbytes
     manifest = folder / "manifest.csv"
@@ -65,7 +69,8 @@ def write_scene(folder: Path, side: int) -> tuple[Path, int]:
     return manifest, total
 
 
-# A process's peak counts what its parent held when it was started, so the one that is measured is started by one that holds nothing.
+# A process's peak counts what its parent held when it was started, so the one that is measured is started by one that
+# holds nothing.
 WAITING = """
 import json, os, subprocess, sys
 process = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -76,7 +81,17 @@ print(json.dumps([os.waitstatus_to_exitcode(status), usage.ru_utime + usage.ru_s
 
 def convert_scene(manifest: Path, out: Path, tile: int, workers: int) -> Cost:
     """Convert in a process of its own. CalledProcessError where it fails."""
-    command = [sys.executable, "-m", "data_prep.geotiff", str(manifest), str(out), "--tile", str(tile), "--workers", str(workers)]
+    command = [
+        sys.executable,
+        "-m",
+        "data_prep.geotiff",
+        str(manifest),
+        str(out),
+        "--tile",
+        str(tile),
+        "--workers",
+        str(workers),
+    ]
     began = time.perf_counter()
     told = subprocess.run([sys.executable, "-c", WAITING, *command], capture_output=True, text=True, check=True).stdout
     seconds = time.perf_counter() - began
@@ -97,8 +112,10 @@ def main() -> None:
         for workers in options.workers:
             cost = convert_scene(manifest, Path(folder, f"out-{workers}"), options.tile, workers)
             print(
-                f"workers {workers}: {cost.seconds:.1f} s, {raw / 1e6 / cost.seconds:.1f} MB/s; CPU {cost.cpu_seconds:.1f} s, "
-                f"{raw / 1e6 / cost.cpu_seconds:.1f} MB/s per core; written {cost.written_bytes / 1e6:.0f} MB, 1 : {raw / cost.written_bytes:.2f}; "
+                f"workers {workers}: {cost.seconds:.1f} s, {raw / 1e6 / cost.seconds:.1f} MB/s; CPU "
+                f"{cost.cpu_seconds:.1f} s, "
+                f"{raw / 1e6 / cost.cpu_seconds:.1f} MB/s per core; written {cost.written_bytes / 1e6:.0f} MB, 1 : "
+                f"{raw / cost.written_bytes:.2f}; "
                 f"largest process {cost.peak_bytes / 2**20:.0f} MiB",
                 flush=True,
             )

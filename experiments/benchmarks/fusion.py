@@ -1,8 +1,10 @@
 """Semantic-guided fusion at four scales: the paper's naive form against ours, as classes and sensors grow.
 
 Command: python -m experiments.benchmarks.fusion [--classes 2 5 25 64] [--sensors 2 3 6] [--size 512] [--json]
-Milliseconds of both in turn, multiply-adds (the compiler's count of floating-point operations, halved) and peak temporary memory of the
-compiled programs; forward, and with all gradients. Both forms use our depthwise convolution, so that only the forms differ.
+Milliseconds of both in turn, multiply-adds (the compiler's count of floating-point operations, halved) and peak
+            temporary memory of the
+compiled programs; forward, and with all gradients. Both forms use our depthwise convolution, so that only the forms
+            differ.
 """
 
 from __future__ import annotations
@@ -22,9 +24,9 @@ from experiments.benchmarks.naive_fusion import naive_fusion
 from experiments.benchmarks.timing import note, summary
 from sgma_jax.config import SemanticGuidedFusionConfig
 from sgma_jax.errors import InputError, one_line_errors
-from sgma_jax.models.fusion import SemanticGuidedFusion
+from sgma_jax.models.encoders.pvt_v2 import STRIDES, VARIANTS
+from sgma_jax.models.fusions.semantic_guided import SemanticGuidedFusion
 from sgma_jax.models.layers import depthwise
-from sgma_jax.models.pvt_v2 import STRIDES, VARIANTS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,11 +58,16 @@ def programs(classes: int, sensors: int, options: Options) -> tuple[dict[tuple[s
         scales.append((fusion, (1, sensors, side, side, channels)))
     features = [jax.random.normal(jax.random.key(i), shape) for i, (_, shape) in enumerate(scales)]
     available = [jnp.ones(shape[:4], bool) for _, shape in scales]
-    shapes = [jax.eval_shape(f.init, jax.random.key(0), x, a)["params"] for (f, _), x, a in zip(scales, features, available, strict=True)]
+    shapes = [
+        jax.eval_shape(f.init, jax.random.key(0), x, a)["params"]
+        for (f, _), x, a in zip(scales, features, available, strict=True)
+    ]
     params = jax.tree.map(lambda s: 0.1 * jax.random.normal(jax.random.key(sum(s.shape)), s.shape), shapes)
 
     def ours(params: Any, features: list[Array]) -> list[Any]:
-        results: list[Any] = [f.apply({"params": p}, x, a) for (f, _), p, x, a in zip(scales, params, features, available, strict=True)]
+        results: list[Any] = [
+            f.apply({"params": p}, x, a) for (f, _), p, x, a in zip(scales, params, features, available, strict=True)
+        ]
         return [(r.features, r.robustness) for r in results]
 
     def naive(params: Any, features: list[Array]) -> list[Any]:
@@ -74,7 +81,13 @@ def programs(classes: int, sensors: int, options: Options) -> tuple[dict[tuple[s
 
     def with_gradients(form: Any) -> Any:
         def total(params: Any, features: list[Array]) -> Array:
-            return sum((jnp.square(fused).sum() + jnp.square(robustness).sum() for fused, robustness in form(params, features)), jnp.zeros(()))
+            return sum(
+                (
+                    jnp.square(fused).sum() + jnp.square(robustness).sum()
+                    for fused, robustness in form(params, features)
+                ),
+                jnp.zeros(()),
+            )
 
         return jax.grad(total, (0, 1))
 
@@ -126,16 +139,31 @@ def main() -> None:
         rows.append(measure(classes, sensors, options))
         jax.clear_caches()
     if options.json:
-        print(json.dumps({"device": jax.devices()[0].device_kind, "machine": platform.machine(), "jax": jax.__version__, "size": options.size,
-                          "variant": options.variant, "spread": "fastest and slowest run", "cases": rows}, indent=2))  # fmt: skip
+        print(
+            json.dumps(
+                {
+                    "device": jax.devices()[0].device_kind,
+                    "machine": platform.machine(),
+                    "jax": jax.__version__,
+                    "size": options.size,
+                    "variant": options.variant,
+                    "spread": "fastest and slowest run",
+                    "cases": rows,
+                },
+                indent=2,
+            )
+        )
         return
     for row in rows:
         print(f"K={row['classes']} M={row['sensors']}")
         for key, value in row.items():
             if "/" in key and not key.startswith("naive over"):
                 ms = value["ms"]
-                print(f"  {key:16} {ms['median']:9.1f} ms ({ms['min']:.1f} to {ms['max']:.1f})  {value['gmac']:8.2f} G multiply-adds"
-                      f"  {value['temporary_mib']:9.1f} MiB")  # fmt: skip
+                print(
+                    f"  {key:16} {ms['median']:9.1f} ms ({ms['min']:.1f} to {ms['max']:.1f})  {value['gmac']:8.2f} G "
+                    f"multiply-adds"
+                    f"  {value['temporary_mib']:9.1f} MiB"
+                )
         for direction in ("forward", "gradient"):
             print(f"  naive over ours, {direction}: {row[f'naive over ours/{direction}']}")
 

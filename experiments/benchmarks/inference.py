@@ -1,6 +1,7 @@
 """Prediction from every subset of the sensors, ours and PyTorch's in turn: images per second and peak memory.
 
-Command: python -m experiments.benchmarks.inference [--against torch] [--json] [--size 128] [--batch 8] [--dtype float32]
+Command: python -m experiments.benchmarks.inference [--against torch] [--json] [--size 128] [--batch 8] [--dtype
+            float32]
 All variants are measured with all sensors; every other subset with ours and PyTorch's fastest.
 """
 
@@ -11,7 +12,15 @@ from pathlib import Path
 
 import tyro
 
-from experiments.benchmarks.side_by_side import OURS, Options, check_torch, compete, print_result, share_weights, torch_builders
+from experiments.benchmarks.side_by_side import (
+    OURS,
+    Options,
+    check_torch,
+    compete,
+    print_result,
+    share_weights,
+    torch_builders,
+)
 from experiments.benchmarks.workload import config_of
 from sgma_jax.errors import one_line_errors
 

@@ -1,7 +1,8 @@
-"""Semantic-Guided Fusion in the paper's own, naive form, written plainly: the oracle of the tests and the opponent in the fusion benchmark.
+"""Semantic-Guided Fusion in the paper's own, naive form, written plainly: the oracle of the tests and the opponent
+in the fusion benchmark.
 
-Shares no code with sgma_jax.models: three separate depthwise convolutions, K queries at every pixel, attention head by head,
-unavailable modalities left out of every list instead of being masked.
+Shares no code with sgma_jax.models: three separate depthwise convolutions, K queries at every pixel, attention head
+by head, unavailable modalities left out of every list instead of being masked.
 """
 
 from __future__ import annotations
@@ -17,17 +18,28 @@ from jax import Array
 def grouped_convolution(x: Array, kernel: Array) -> Array:
     """XLA's own depthwise convolution of [height, width, channels] with [rows, columns, 1, channels]."""
     return jax.lax.conv_general_dilated(
-        x[None], kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=x.shape[-1], precision="highest"
+        x[None],
+        kernel,
+        (1, 1),
+        "SAME",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=x.shape[-1],
+        precision="highest",
     )[0]
 
 
 def _attention(query: Array, tokens: Array, mask: Array, kernels: dict[str, Array], heads: int) -> tuple[Array, Array]:
-    """Multi-head attention of queries [q, c] over tokens [m, c], of which only those with mask [m] take part: output [q, c], weights [h, q, m]."""
+    """Multi-head attention of queries [q, c] over tokens [m, c], of which only those with mask [m] take part: output
+    [q, c], weights [h, q, m]."""
     width = query.shape[-1] // heads
     outputs, weights = [], []
     for h in range(heads):
         part = slice(h * width, (h + 1) * width)
-        q, k, v = query @ kernels["query"][:, part], tokens @ kernels["key"][:, part], tokens @ kernels["value"][:, part]
+        q, k, v = (
+            query @ kernels["query"][:, part],
+            tokens @ kernels["key"][:, part],
+            tokens @ kernels["value"][:, part],
+        )
         scores = jnp.where(mask[None], q @ k.T / jnp.sqrt(width), -1e30)
         w = jnp.where(mask[None], jax.nn.softmax(scores, axis=-1), 0.0)
         outputs.append(w @ v)
@@ -46,14 +58,18 @@ def naive_fusion(
 ) -> tuple[Array, Array]:
     """Fused features [b, h, w, c] and robustness [b, m, h, w] of features [b, m, h, w, c] under a mask [b, m, h, w].
 
-    `convolve` is the depthwise convolution; the benchmark passes the fastest there is, so that it compares forms of the fusion alone.
+    `convolve` is the depthwise convolution; the benchmark passes the fastest there is, so that it compares forms of
+    the fusion alone.
     """
 
     def sample(f: Array, seen: Array) -> tuple[Array, Array]:
         count, height, width, channels = f.shape
         semantic = jnp.stack(
             [
-                sum((convolve(f[i], params[f"projector_{m}"][f"dw{s}"]["kernel"]) for s in (11, 7, 3)), start=jnp.zeros(()))
+                sum(
+                    (convolve(f[i], params[f"projector_{m}"][f"dw{s}"]["kernel"]) for s in (11, 7, 3)),
+                    start=jnp.zeros(()),
+                )
                 @ params[f"projector_{m}"]["point"]["kernel"]
                 for i, m in enumerate(modalities)
             ]

@@ -1,4 +1,5 @@
-"""Our side of the benchmarks: the training step of `sgma train` and the prediction of `sgma evaluate`, on JAX's default device."""
+"""Our side of the benchmarks: the training step of `sgma train` and the prediction of `sgma evaluate`, on JAX's
+default device."""
 
 from __future__ import annotations
 
@@ -12,14 +13,22 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.benchmarks.timing import Subject
-from experiments.benchmarks.workload import SETTLING_STEPS, TORCH_WEIGHTS, Workload, batch_of, config_of, load_variables, save_variables
-from sgma_jax.evaluation import Evaluator
+from experiments.benchmarks.workload import (
+    SETTLING_STEPS,
+    TORCH_WEIGHTS,
+    Workload,
+    batch_of,
+    config_of,
+    load_variables,
+    save_variables,
+)
+from sgma_jax.evaluation.evaluator import Evaluator
 from sgma_jax.interop.torch_weights import state_dict_of
-from sgma_jax.models.sgma import make_model
-from sgma_jax.optimization import optimizer
+from sgma_jax.models.network import make_model
 from sgma_jax.sharding import make_mesh, one_device_a_core, put_batch, replicated
 from sgma_jax.structs import Batch, TrainState
-from sgma_jax.training_step import make_train_step, state_initializer
+from sgma_jax.training.optimization import optimizer
+from sgma_jax.training.step import make_train_step, state_initializer
 
 
 def write_weights(workload: Workload, folder: Path) -> Subject:
@@ -50,7 +59,11 @@ def training(workload: Workload, folder: Path) -> Subject:
     lowered = jitted.lower(state, batch)
     traced = time.perf_counter()
     step = lowered.compile()
-    facts = _facts() | {"trace_s": round(traced - began, 2), "compile_s": round(time.perf_counter() - traced, 2), **_costs(step)}
+    facts = _facts() | {
+        "trace_s": round(traced - began, 2),
+        "compile_s": round(time.perf_counter() - traced, 2),
+        **_costs(step),
+    }
 
     answer = []
     for _ in range(SETTLING_STEPS):
@@ -95,7 +108,10 @@ def _costs(compiled: Any) -> dict[str, Any]:
     """What the compiler says: floating-point operations, and bytes of temporary buffers."""
     analysis: Any = compiled.cost_analysis() or {}
     memory = compiled.memory_analysis()
-    return {"gflop": round(analysis.get("flops", 0.0) / 1e9, 3), "temporary_bytes": getattr(memory, "temp_size_in_bytes", None)}
+    return {
+        "gflop": round(analysis.get("flops", 0.0) / 1e9, 3),
+        "temporary_bytes": getattr(memory, "temp_size_in_bytes", None),
+    }
 
 
 def _facts() -> dict[str, Any]:

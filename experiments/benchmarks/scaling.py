@@ -1,9 +1,12 @@
-"""Weak scaling, modelled: what the compiled training step sends, counted for few devices, and what that costs on many.
+"""Weak scaling, modelled: what the compiled training step sends, counted for few devices, and what that costs on
+many.
 
 Command: python -m experiments.benchmarks.scaling [--variant b2] [--fsdp 1] [--json]
 
-Counted: the collectives of the step compiled for 2 to 64 simulated devices, and their bytes. Computed from that: their bytes on up to 4,096
-devices, their time by the laws of rings and tori over stated links, and the efficiency for stated times of computing. No clock is read.
+Counted: the collectives of the step compiled for 2 to 64 simulated devices, and their bytes. Computed from that: their
+            bytes on up to 4,096
+devices, their time by the laws of rings and tori over stated links, and the efficiency for stated times of computing.
+            No clock is read.
 """
 
 from __future__ import annotations
@@ -19,7 +22,8 @@ from typing import Any, Literal
 import tyro
 
 SMALL = 32
-"""Side of the images in pixels. Parameters, gradients and statistics have their size whatever the images', so the smallest will do."""
+"""Side of the images in pixels. Parameters, gradients and statistics have their size whatever the images', so the
+smallest will do."""
 PROGRAM = "import sys; from experiments.benchmarks.scaling import count; count(*sys.argv[1:])"
 OPTIONS = "--xla_force_host_platform_device_count={} --xla_backend_optimization_level=0"
 
@@ -59,14 +63,17 @@ class Link:
     """From one device, or switch, to the next. [C] No vendor states it."""
 
     def seconds(self, kind: str, size: float, devices: int) -> float:
-        """Time of one collective over whole arrays of `size` bytes: what goes through a device's links, and the hops one after another."""
+        """Time of one collective over whole arrays of `size` bytes: what goes through a device's links, and the hops
+        one after another."""
         rounds = 2 if kind == "all-reduce" else 1  # an all-reduce is a reduce-scatter and an all-gather
         bandwidth = self.near_bytes_per_second if devices <= self.near else self.bytes_per_second
         hops = 3 * (devices ** (1 / 3) - 1) if self.torus else math.log2(devices)
         return rounds * ((devices - 1) / devices * size / bandwidth + hops * self.hop_seconds)
 
 
-NVIDIA = "NVIDIA DGX H100: NVLink with 900 GB/s a GPU in both directions among 8, one port of 400 Gb/s a GPU between them"
+NVIDIA = (
+    "NVIDIA DGX H100: NVLink with 900 GB/s a GPU in both directions among 8, one port of 400 Gb/s a GPU between them"
+)
 GOOGLE = "cloud.google.com/tpu/docs/v5p: 1200 GB/s a chip in both directions, 3D torus, slices of up to 6144 chips"
 LINKS = (
     Link("TPU v5p", GOOGLE, 600e9, torus=True),
@@ -75,13 +82,14 @@ LINKS = (
 
 
 def count(variant: str, fsdp: str) -> None:
-    """Print the collectives of the step compiled for all devices of this process, as JSON: [kind, devices in a group, arrays, whole bytes]."""
+    """Print the collectives of the step compiled for all devices of this process, as JSON: [kind, devices in a
+    group, arrays, whole bytes]."""
     import jax
 
     from experiments.benchmarks.collectives import collectives
     from experiments.benchmarks.workload import Workload, batch_of, config_of
     from sgma_jax.sharding import make_mesh
-    from sgma_jax.training_step import make_train_step, state_initializer
+    from sgma_jax.training.step import make_train_step, state_initializer
 
     workload = Workload(variant=variant, batch=jax.device_count(), size=SMALL)  # type: ignore[arg-type]
     mesh = make_mesh(int(fsdp))
@@ -110,20 +118,25 @@ def counted(options: Options, devices: int) -> list[dict[str, Any]]:
 
 
 def among(kind: str, group: int, devices: int, fsdp: int) -> str:
-    """The part of the mesh that a collective of so many devices runs over: "fsdp", "data" (those that hold the same shard) or "all"."""
+    """The part of the mesh that a collective of so many devices runs over: "fsdp", "data" (those that hold the same
+    shard) or "all"."""
     if group == devices:
         return "all"
     return "fsdp" if group == fsdp and kind != "all-reduce" else "data"
 
 
 def law(rows: dict[int, dict[str, Any]]) -> tuple[float, float]:
-    """The bytes of one kind of collective as a + b x devices, from the two largest counts; RuntimeError where another count disagrees."""
+    """The bytes of one kind of collective as a + b x devices, from the two largest counts; RuntimeError where
+    another count disagrees."""
     sizes = sorted(rows)[-2:]
     slope = (rows[sizes[1]]["bytes"] - rows[sizes[0]]["bytes"]) / (sizes[1] - sizes[0])
     start = rows[sizes[0]]["bytes"] - slope * sizes[0]
     for devices, row in rows.items():
         if abs(start + slope * devices - row["bytes"]) > 1e-6 * row["bytes"]:
-            raise RuntimeError(f"{row['kind']} over {row['over']} of {devices} devices has {row['bytes']} bytes, off the line of the others")
+            raise RuntimeError(
+                f"{row['kind']} over {row['over']} of {devices} devices has {row['bytes']} bytes, off the line of the "
+                f"others"
+            )
     return start, slope
 
 
@@ -131,7 +144,10 @@ def report(options: Options) -> dict[str, Any]:
     """Counts, laws and computed efficiencies."""
     measured = {devices: counted(options, devices) for devices in options.counted}
     keys = {(row["kind"], row["over"]) for rows in measured.values() for row in rows}
-    series = {key: {n: r for n, rows in measured.items() for r in rows if (r["kind"], r["over"]) == key} for key in sorted(keys)}
+    series = {
+        key: {n: r for n, rows in measured.items() for r in rows if (r["kind"], r["over"]) == key}
+        for key in sorted(keys)
+    }
     # A kind that only one number of devices has, such as groups that coincide with all devices there, is no series.
     laws = {key: law(rows) for key, rows in series.items() if len(rows) > 1 and max(rows) == max(options.counted)}
     computed = []
@@ -144,12 +160,16 @@ def report(options: Options) -> dict[str, Any]:
                 size = start + slope * devices
                 seconds += number * link.seconds(kind, size / number, group)
             efficiency = {str(ms): ms / (ms + 1e3 * seconds) for ms in options.step_ms}
-            computed.append({"link": link.name, "devices": devices, "communication_ms": 1e3 * seconds, "efficiency": efficiency})
+            computed.append(
+                {"link": link.name, "devices": devices, "communication_ms": 1e3 * seconds, "efficiency": efficiency}
+            )
     return {
         "variant": options.variant,
         "fsdp": options.fsdp,
         "counted": {str(n): rows for n, rows in measured.items()},
-        "laws": [{"kind": k, "over": o, "bytes": start, "bytes_per_device": slope} for (k, o), (start, slope) in laws.items()],
+        "laws": [
+            {"kind": k, "over": o, "bytes": start, "bytes_per_device": slope} for (k, o), (start, slope) in laws.items()
+        ],
         "links": [{"name": link.name, "source": link.source} for link in LINKS],
         "computed": computed,
     }
@@ -166,7 +186,10 @@ def main() -> None:
     print("devices  kind            over  collectives  arrays        bytes")
     for devices, rows in result["counted"].items():
         for row in rows:
-            print(f"{devices:>7}  {row['kind']:14}  {row['over']:4}  {row['collectives']:11}  {row['arrays']:6}  {row['bytes']:11,}")
+            print(
+                f"{devices:>7}  {row['kind']:14}  {row['over']:4}  {row['collectives']:11}  {row['arrays']:6}  "
+                f"{row['bytes']:11,}"
+            )
     print("\nComputed: nothing overlaps with computing; efficiency = computing / (computing + sending)")
     for link in result["links"]:
         print(f"  {link['name']}: {link['source']}")

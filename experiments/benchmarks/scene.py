@@ -1,7 +1,8 @@
 """Megapixels per second of `predict_scene` against the bare network on the same windows, in turn.
 
 Command: python -m experiments.benchmarks.scene [--json] [--size 1024] [--window 128] [--encoder b0] [--repeats 3]
-The scene is a synthetic city with all four sensors, read from compressed GeoTIFFs and written as one. The bare network answers the same
+The scene is a synthetic city with all four sensors, read from compressed GeoTIFFs and written as one. The bare network
+            answers the same
 windows, which lie in memory, and nobody reads, blends or writes. Both hold one process and one compiled program.
 """
 
@@ -29,12 +30,12 @@ from data_prep.synthetic import CLASSES, SENSORS, render, schema
 from experiments.benchmarks.timing import note
 from sgma_jax.config import DataConfig, ModelConfig, PvtV2Config, TrainConfig
 from sgma_jax.errors import one_line_errors
-from sgma_jax.models.sgma import initial_variables
-from sgma_jax.prediction.model import Run
+from sgma_jax.models.network import initial_variables
+from sgma_jax.prediction.network import Run
 from sgma_jax.prediction.options import PredictOptions
 from sgma_jax.prediction.predict import default_overlap, open_scene, write_scene
 from sgma_jax.prediction.windows import Tiling
-from sgma_jax.reporting.run_schema import RunSchema
+from sgma_jax.runs.schema_file import RunSchema
 from sgma_jax.sharding import one_device_a_core
 
 
@@ -62,7 +63,9 @@ class UntrainedRun(Run):
     def __init__(self, options: Options) -> None:
         self.folder = Path("untrained")
         data = DataConfig(modalities=SENSORS, bands=(3, 1, 1, 1), classes=CLASSES, crop=options.window)
-        self.config = TrainConfig(name="untrained", data=data, model=ModelConfig(encoder=PvtV2Config(variant=options.encoder)), steps=1)
+        self.config = TrainConfig(
+            name="untrained", data=data, model=ModelConfig(encoder=PvtV2Config(variant=options.encoder)), steps=1
+        )
         plain = schema(options.window)
         sensors = tuple(dataclasses.replace(m, mean=(50.0,) * m.bands, std=(50.0,) * m.bands) for m in plain.modalities)
         self.schema = RunSchema(dataclasses.replace(plain, modalities=sensors), (), "untrained")
@@ -79,8 +82,18 @@ def write_city(folder: Path, size: int) -> dict[str, Path]:
     for name, image in render(0, "test", 5, size).images.items():
         bands = np.moveaxis(image, -1, 0)
         files[name] = folder / f"{name}.tif"
-        profile = {"driver": "GTiff", "count": len(bands), "height": size, "width": size, "dtype": bands.dtype, "tiled": True, "compress": "deflate"}
-        with rasterio.open(files[name], "w", **profile, crs="EPSG:32632", transform=from_origin(5e5, 5e6, 0.4, 0.4)) as file:
+        profile = {
+            "driver": "GTiff",
+            "count": len(bands),
+            "height": size,
+            "width": size,
+            "dtype": bands.dtype,
+            "tiled": True,
+            "compress": "deflate",
+        }
+        with rasterio.open(
+            files[name], "w", **profile, crs="EPSG:32632", transform=from_origin(5e5, 5e6, 0.4, 0.4)
+        ) as file:
             file.write(bands)
     return files
 
@@ -97,7 +110,9 @@ def measure(options: Options, folder: Path) -> dict[str, Any]:
     windows = [w for w in read if w is not None]
     windows += windows[: -len(windows) % model.batch]
     groups = [windows[i : i + model.batch] for i in range(0, len(windows), model.batch)]
-    batches = [({n: np.stack([w.images[n] for w in g]) for n in SENSORS}, np.stack([w.available for w in g])) for g in groups]
+    batches = [
+        ({n: np.stack([w.images[n] for w in g]) for n in SENSORS}, np.stack([w.available for w in g])) for g in groups
+    ]
 
     def bare() -> None:
         waiting: list[Any] = []
@@ -123,7 +138,10 @@ def measure(options: Options, folder: Path) -> dict[str, Any]:
     def rate(of: float) -> float:
         return round(megapixels / of, 4)
 
-    rates = {n: {"megapixels_per_second": rate(statistics.median(s)), "min": rate(max(s)), "max": rate(min(s))} for n, s in seconds.items()}
+    rates = {
+        n: {"megapixels_per_second": rate(statistics.median(s)), "min": rate(max(s)), "max": rate(min(s))}
+        for n, s in seconds.items()
+    }
     return {
         "ratio": round(statistics.median(b / w for b, w in zip(*seconds.values(), strict=True)), 3),
         "rates": rates,
@@ -147,7 +165,9 @@ def main() -> None:
         return
     for name, rate in result["rates"].items():
         print(f"{name:14} {rate['megapixels_per_second']:.4f} Mpx/s ({rate['min']:.4f} to {rate['max']:.4f})")
-    print(f"ratio: {result['ratio']} (predict_scene over the bare network, median of the rounds; load {result['load']})")
+    print(
+        f"ratio: {result['ratio']} (predict_scene over the bare network, median of the rounds; load {result['load']})"
+    )
 
 
 if __name__ == "__main__":

@@ -57,10 +57,14 @@ def share_weights(workload: Workload, folder: Path) -> None:
     Contender("weights", write_weights, workload, folder).close()
 
 
-def compete(options: Options, builders: Mapping[str, tuple[Any, ...]], case: str, further: Sequence[str] = ()) -> dict[str, Any]:
-    """Measure all contenders on a case, then ours and PyTorch's best on the `further` ones; the result as JSON has it.
+def compete(
+    options: Options, builders: Mapping[str, tuple[Any, ...]], case: str, further: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Measure all contenders on a case, then ours and PyTorch's best on the `further` ones; the result as JSON has
+    it.
 
-    `ratio` is our images per second over those of PyTorch's fastest variant. Raises InputError where the answers differ.
+    `ratio` is our images per second over those of PyTorch's fastest variant. Raises InputError where the answers
+    differ.
     """
     load = os.getloadavg()[0]  # of the last minute: tells a reader whether the machine had other work
     with contenders(builders) as (running, failed):
@@ -71,11 +75,16 @@ def compete(options: Options, builders: Mapping[str, tuple[Any, ...]], case: str
         difference = relative_difference({name: c.facts["answer"] for name, c in running.items()})
         if not difference <= TOLERANCE[options.dtype]:
             answers = "; ".join(f"{name} {c.facts['answer']}" for name, c in running.items())
-            raise InputError(f"the contenders do not compute the same thing (relative difference {difference:.1e}): {answers}")
+            raise InputError(
+                f"the contenders do not compute the same thing (relative difference {difference:.1e}): {answers}"
+            )
         times = take_turns(list(running.values()), case, options.repeats)
         figures = {name: summary(seconds, options.batch) for name, seconds in times.items()}
         for name, contender in running.items():
-            figures[name] |= {"peak_bytes": contender.peak_memory(), **{k: v for k, v in contender.facts.items() if k != "answer"}}
+            figures[name] |= {
+                "peak_bytes": contender.peak_memory(),
+                **{k: v for k, v in contender.facts.items() if k != "answer"},
+            }
         opponents = [name for name in running if name != OURS]
         best = max(opponents, key=lambda name: figures[name]["images_per_second"]) if opponents else None
         result: dict[str, Any] = {
@@ -84,8 +93,13 @@ def compete(options: Options, builders: Mapping[str, tuple[Any, ...]], case: str
             "workload": {k: v for k, v in asdict(options).items() if k in Workload.__dataclass_fields__},
             "repeats": options.repeats,
             "spread": "fastest and slowest run",
-            "memory": "peak after the warm-up: resident set of the contender's whole process; bytes in use on the accelerator",
-            "machine": {"processor": platform.machine(), "cores": len(os.sched_getaffinity(0)), "python": platform.python_version()},
+            "memory": "peak after the warm-up: resident set of the contender's whole process; bytes in use on the "
+            "accelerator",
+            "machine": {
+                "processor": platform.machine(),
+                "cores": len(os.sched_getaffinity(0)),
+                "python": platform.python_version(),
+            },
             "load_average": {"before": load, "after": os.getloadavg()[0]},
             "relative_difference": difference,
             "variants": figures,
@@ -112,8 +126,13 @@ def print_result(result: dict[str, Any], as_json: bool) -> None:
         return
     for name, row in result["variants"].items():
         ms, memory = row["ms"], {k: f"{v / 2**20:.0f} MiB" for k, v in row["peak_bytes"].items() if v}
-        compiled = next((f", {key} {row[key]}" for key in ("compile_s", "first_step_s", "first_call_s") if key in row), "")
-        print(f"{name:36} {row['images_per_second']:8.2f} images/s  {ms['median']:9.1f} ms ({ms['min']:.1f} to {ms['max']:.1f})  {memory}{compiled}")
+        compiled = next(
+            (f", {key} {row[key]}" for key in ("compile_s", "first_step_s", "first_call_s") if key in row), ""
+        )
+        print(
+            f"{name:36} {row['images_per_second']:8.2f} images/s  {ms['median']:9.1f} ms ({ms['min']:.1f} to "
+            f"{ms['max']:.1f})  {memory}{compiled}"
+        )
     for name, error in result["failed"].items():
         print(f"{name:36} failed: {error}")
     for case, row in result.get("cases", {}).items():

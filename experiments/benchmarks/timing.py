@@ -1,7 +1,8 @@
-"""Contenders in turn: every implementation in a process of its own, one call of each after the other, medians and spread.
+"""Contenders in turn: every implementation in a process of its own, one call of each after the other, medians and
+spread.
 
-Processes, because PyTorch's and XLA's thread pools would otherwise compete for the same cores, and because peak memory can then be
-told apart. While one contender works the others wait for a message.
+Processes, because PyTorch's and XLA's thread pools would otherwise compete for the same cores, and because peak
+memory can then be told apart. While one contender works the others wait for a message.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ class Subject(NamedTuple):
     run: Callable[[str], None]
     """Does a case once and returns when the device has finished."""
     facts: dict[str, Any]
-    """What there is to say about it: versions, threads, compile time, and `answer`, the numbers by which contenders must agree."""
+    """What there is to say about it: versions, threads, compile time, and `answer`, the numbers by which contenders
+    must agree."""
     device_memory: Callable[[], int | None]
     """Peak bytes on the accelerator, or None where the device is the CPU."""
 
@@ -39,7 +41,9 @@ class Contender:
         self.name = name
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, build, arguments))  # no daemon: those may have no workers
+        self._process = context.Process(
+            target=_serve, args=(theirs, build, arguments)
+        )  # no daemon: those may have no workers
         self._process.start()
         theirs.close()
         self.facts: dict[str, Any] = self._receive()
@@ -76,7 +80,8 @@ class Contender:
 
 @contextlib.contextmanager
 def contenders(builders: Mapping[str, tuple[Any, ...]]) -> Iterator[tuple[dict[str, Contender], dict[str, str]]]:
-    """All contenders, built one after the other from name -> (build, *arguments), and the errors of those that could not be."""
+    """All contenders, built one after the other from name -> (build, *arguments), and the errors of those that could
+    not be."""
     running: dict[str, Contender] = {}
     failed: dict[str, str] = {}
     try:

@@ -1,6 +1,8 @@
-"""One optimiser step, ours and PyTorch's in turn: images per second, peak memory, and what compiling ours takes from cold.
+"""One optimiser step, ours and PyTorch's in turn: images per second, peak memory, and what compiling ours takes from
+cold.
 
-Command: python -m experiments.benchmarks.train_step [--against torch] [--json] [--size 128] [--batch 8] [--dtype float32]
+Command: python -m experiments.benchmarks.train_step [--against torch] [--json] [--size 128] [--batch 8] [--dtype
+            float32]
 """
 
 from __future__ import annotations
@@ -10,7 +12,15 @@ from pathlib import Path
 
 import tyro
 
-from experiments.benchmarks.side_by_side import OURS, Options, check_torch, compete, print_result, share_weights, torch_builders
+from experiments.benchmarks.side_by_side import (
+    OURS,
+    Options,
+    check_torch,
+    compete,
+    print_result,
+    share_weights,
+    torch_builders,
+)
 from sgma_jax.errors import one_line_errors
 
 

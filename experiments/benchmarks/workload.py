@@ -9,7 +9,14 @@ from typing import Any, Literal
 
 import numpy as np
 
-from sgma_jax.config import DataConfig, MeanFusionConfig, ModelConfig, PvtV2Config, SemanticGuidedFusionConfig, TrainConfig
+from sgma_jax.config import (
+    DataConfig,
+    MeanFusionConfig,
+    ModelConfig,
+    PvtV2Config,
+    SemanticGuidedFusionConfig,
+    TrainConfig,
+)
 from sgma_jax.data.transforms import drop_modalities
 from sgma_jax.structs import Batch
 
@@ -49,18 +56,32 @@ def config_of(workload: Workload) -> TrainConfig:
     classes = tuple(f"class{i}" for i in range(workload.classes))
     return TrainConfig(
         name="benchmark",
-        data=DataConfig(modalities=modalities, bands=(3,) + (1,) * (workload.sensors - 1), classes=classes, crop=workload.size,
-                        batch_size=workload.batch, evaluation_batch_size=workload.batch),
-        model=ModelConfig(encoder=PvtV2Config(variant=workload.variant, drop_path_rate=0.0), fusion=fusion, head_dropout=0.0, dtype=workload.dtype),
+        data=DataConfig(
+            modalities=modalities,
+            bands=(3,) + (1,) * (workload.sensors - 1),
+            classes=classes,
+            crop=workload.size,
+            batch_size=workload.batch,
+            evaluation_batch_size=workload.batch,
+        ),
+        model=ModelConfig(
+            encoder=PvtV2Config(variant=workload.variant, drop_path_rate=0.0),
+            fusion=fusion,
+            head_dropout=0.0,
+            dtype=workload.dtype,
+        ),
         steps=100_000,
-    )  # fmt: skip
+    )
 
 
 def batch_of(workload: Workload) -> Batch:
     """Random images with every sensor present, random labels, and what dropout and MAS drew; always the same."""
     config, rng = config_of(workload).data, np.random.default_rng(0)
     shape = (workload.batch, workload.size, workload.size)
-    images = {m: rng.normal(size=(*shape, bands)).astype(np.float32) for m, bands in zip(config.modalities, config.bands, strict=True)}
+    images = {
+        m: rng.normal(size=(*shape, bands)).astype(np.float32)
+        for m, bands in zip(config.modalities, config.bands, strict=True)
+    }
     present = np.ones(workload.sensors, bool)
     kept = np.stack([drop_modalities(present, workload.modality_dropout, rng) for _ in range(workload.batch)])
     return Batch(

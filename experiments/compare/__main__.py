@@ -1,4 +1,5 @@
-"""`python -m experiments.compare --data SET --seeds 3 --budget-minutes M`: train, evaluate, compare. docs/experiments.md says more."""
+"""`python -m experiments.compare --data SET --seeds 3 --budget-minutes M`: train, evaluate, compare.
+docs/experiments.md says more."""
 
 from __future__ import annotations
 
@@ -27,7 +28,7 @@ from sgma_jax.cli import load_preset
 from sgma_jax.config import TrainConfig, check, to_json
 from sgma_jax.data.schema import check_expected, read_manifest
 from sgma_jax.errors import InputError, one_line_errors
-from sgma_jax.reporting.atomic import write_atomically
+from sgma_jax.files import write_atomically
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +40,8 @@ class Arguments:
     base: Path = Path("experiments/demo.py")
     """Preset of that data set; its encoder, crops, batches and optimiser are those of every method."""
     out: Path | None = None
-    """Folder of the comparison; runs/compare/NAME of the base preset if not given. The same command goes on where it stopped, and groups
-    in one folder share their trainings."""
+    """Folder of the comparison; runs/compare/NAME of the base preset if not given. The same command goes on where it
+    stopped, and groups in one folder share their trainings."""
     group: Literal["methods", "paper", "dropout", "fusion", "sampling"] = "methods"
     """Which methods: the baselines; the paper's four rows; modality dropout; variants of SGF; variants of MAS."""
     methods: tuple[str, ...] = ()
@@ -62,11 +63,15 @@ class Arguments:
 
 
 def agreed_budget(arguments: Arguments, out: Path, base: TrainConfig) -> Budget:
-    """The comparison's budget: the one written down, else what is asked for, minutes being turned into steps by SGMA's speed here."""
+    """The comparison's budget: the one written down, else what is asked for, minutes being turned into steps by
+    SGMA's speed here."""
     known = read_budget(out)
     if known:
         if arguments.steps not in (None, known.steps) or arguments.budget_minutes not in (None, known.minutes):
-            raise InputError(f"{out} has a budget of {known.steps} steps ({known.minutes} minutes) already; give another --out, or ask for that one.")
+            raise InputError(
+                f"{out} has a budget of {known.steps} steps ({known.minutes} minutes) already; give another --out, or "
+                f"ask for that one."
+            )
         return known
     if arguments.steps is not None and arguments.budget_minutes is not None:
         raise InputError("--budget-minutes and --steps are given; give one of them.")
@@ -110,7 +115,11 @@ def main() -> None:
     print(f"budget: {budget.steps} steps each", flush=True)
 
     everything = members({name: METHODS[name](with_steps(base, budget.steps)) for name in names}, arguments.seeds, out)
-    extras = [flag for flag, wanted in (("--corruptions", arguments.corruptions), ("--analysis", arguments.analysis)) if wanted]
+    extras = [
+        flag
+        for flag, wanted in (("--corruptions", arguments.corruptions), ("--analysis", arguments.analysis))
+        if wanted
+    ]
     mine = share(everything, arguments.shard)
     failed = []
     for number, member in enumerate(mine, 1):
@@ -129,7 +138,9 @@ def main() -> None:
     write_atomically(out / f"{name}.md", text.encode())
     print(f"\n{text}\n{out / name}.md, {out / name}.json, {out / name}.html")
     page = out / f"{name}.html"
-    first = [out / method["runs"][0] for method in summary["methods"].values()]  # [C] one seed of each stands side by side on the page
+    first = [
+        out / method["runs"][0] for method in summary["methods"].values()
+    ]  # [C] one seed of each stands side by side on the page
     if not is_newer(page, [folder / "evaluation" / f"{arguments.split}.json" for folder in first]) and (
         wrong := run_sgma(out, "report", *map(str, first), "--out", str(page), "--split", arguments.split)
     ):

@@ -1,7 +1,8 @@
 """The budget that all methods share: a number of optimiser steps.
 
-[C] Minutes would favour whoever ran while the machine was idle. So the minutes asked for are turned into steps once, by the speed of SGMA
-itself, the dearest of the main methods; the number is written down, and every method, seed, shard and resumed run uses it.
+[C] Minutes would favour whoever ran while the machine was idle. So the minutes asked for are turned into steps once,
+by the speed of SGMA itself, the dearest of the main methods; the number is written down, and every method, seed,
+shard and resumed run uses it.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from typing import Any
 from sgma_jax.config import TrainConfig
 from sgma_jax.decoding import decode
 from sgma_jax.errors import InputError
-from sgma_jax.reporting.atomic import write_atomically
-from sgma_jax.reporting.metrics_log import read_metrics
+from sgma_jax.files import write_atomically
+from sgma_jax.runs.metrics_log import read_metrics
 
 BUDGET_FILE = "budget.json"
 CALIBRATION_STEPS = 30
@@ -72,7 +73,9 @@ def seconds_per_step(metrics: Path, batch_size: int) -> float:
     """Median over a calibration's intervals but the first."""
     speeds = [line["images_per_second"] for line in read_metrics(metrics) if line["kind"] == "train"][1:]
     if not speeds:
-        raise InputError(f"{metrics}: too few lines to know the speed from; delete the folder and run the same command again.")
+        raise InputError(
+            f"{metrics}: too few lines to know the speed from; delete the folder and run the same command again."
+        )
     return batch_size / statistics.median(speeds)
 
 
@@ -84,7 +87,9 @@ def machine() -> str:
 def calibration(config: TrainConfig) -> TrainConfig:
     """The short run from which the speed is taken."""
     steps = CALIBRATION_STEPS
-    return dataclasses.replace(config, name="calibration", steps=steps, warmup_steps=0, evaluate_every=steps, log_every=CALIBRATION_INTERVAL)
+    return dataclasses.replace(
+        config, name="calibration", steps=steps, warmup_steps=0, evaluate_every=steps, log_every=CALIBRATION_INTERVAL
+    )
 
 
 def with_steps(config: TrainConfig, steps: int) -> TrainConfig:

@@ -16,7 +16,8 @@ EACH = "each in turn"
 
 
 def found_extras(members: Sequence[Member], split: str) -> dict[str, Any]:
-    """`failures`, `separability` and `robustness` of one method's runs; each only where runs have been looked at, with their seeds."""
+    """`failures`, `separability` and `robustness` of one method's runs; each only where runs have been looked at,
+    with their seeds."""
     failures, analyses = (_read(members, split, what) for what in ("_corruptions.json", "_analysis.json"))
     found: dict[str, Any] = {}
     if failures:
@@ -35,12 +36,18 @@ def _read(members: Sequence[Member], split: str, what: str) -> dict[int, dict[st
 
 
 def _failures(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """mIoU over seeds: nothing failing; by failing sensor and kind of failure, mean over its levels; mean of all that fails in part."""
+    """mIoU over seeds: nothing failing; by failing sensor and kind of failure, mean over its levels; mean of all
+    that fails in part."""
     kinds = dict.fromkeys(row["kind"] for row in reports[0]["failures"])
     sensors = tuple(reports[0]["missing_wholly"])
 
     def failing(which: Sequence[str], kind: str) -> dict[str, Any]:
-        return over_seeds([_mean(row["miou"] for row in r["failures"] if row["sensor"] in which and row["kind"] == kind) for r in reports])
+        return over_seeds(
+            [
+                _mean(row["miou"] for row in r["failures"] if row["sensor"] in which and row["kind"] == kind)
+                for r in reports
+            ]
+        )
 
     def missing(which: Sequence[str]) -> dict[str, Any]:
         return over_seeds([_mean(r["missing_wholly"][sensor] for sensor in which) for r in reports])
@@ -49,7 +56,10 @@ def _failures(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {
         "clean": over_seeds([r["clean"] for r in reports]),
         "in_part": over_seeds([_mean(row["miou"] for row in r["failures"]) for r in reports]),
-        "sensors": {name: {"missing": missing(which), **{kind: failing(which, kind) for kind in kinds}} for name, which in rows.items()},
+        "sensors": {
+            name: {"missing": missing(which), **{kind: failing(which, kind) for kind in kinds}}
+            for name, which in rows.items()
+        },
     }
 
 

@@ -1,4 +1,5 @@
-"""The members of a comparison: one method with one seed, trained and evaluated by the `sgma` command in a process of its own."""
+"""The members of a comparison: one method with one seed, trained and evaluated by the `sgma` command in a process of
+its own."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ from typing import NamedTuple
 
 from sgma_jax.config import TrainConfig, differences, from_json, to_json
 from sgma_jax.errors import InputError
-from sgma_jax.reporting.atomic import write_atomically
+from sgma_jax.files import write_atomically
 
 PRESET_FILE = "preset.json"
 LOG_FILE = "log.txt"
@@ -31,7 +32,8 @@ class Member(NamedTuple):
 
 
 def members(methods: dict[str, TrainConfig], seeds: int, out: Path) -> list[Member]:
-    """Every method with every seed, first seeds first, so that an interrupted comparison can be read as early as possible."""
+    """Every method with every seed, first seeds first, so that an interrupted comparison can be read as early as
+    possible."""
     return [
         Member(name, seed, dataclasses.replace(config, name=name, seed=config.seed + seed), out / name / str(seed))
         for seed in range(seeds)
@@ -58,7 +60,8 @@ def evaluation_path(member: Member, split: str, what: str = ".json") -> Path:
 
 
 def run_member(member: Member, split: str, extras: Sequence[str]) -> str | None:
-    """Train and evaluate what is not yet there; `extras` are flags of `sgma evaluate`. None, or in a line what went wrong."""
+    """Train and evaluate what is not yet there; `extras` are flags of `sgma evaluate`. None, or in a line what went
+    wrong."""
     if wrong := _another_experiment(member):
         return wrong
     evaluated = [".json", *(f"_{extra.removeprefix('--')}.json" for extra in extras)]
@@ -77,10 +80,19 @@ def _another_experiment(member: Member) -> str | None:
     if not path.is_file():
         return None
     try:
-        different = [field for field in differences(from_json(path.read_text(encoding="utf-8")), member.config) if field != "data.path"]
+        different = [
+            field
+            for field in differences(from_json(path.read_text(encoding="utf-8")), member.config)
+            if field != "data.path"
+        ]
     except InputError as error:
         return f"{path}: {error}"
-    return f"{path} is of another experiment (it differs in {', '.join(different)}); give another --out, or delete the folder" if different else None
+    return (
+        f"{path} is of another experiment (it differs in {', '.join(different)}); give another --out, or delete the "
+        f"folder"
+        if different
+        else None
+    )
 
 
 def run_sgma(folder: Path, *arguments: str) -> str | None:
@@ -91,14 +103,20 @@ def run_sgma(folder: Path, *arguments: str) -> str | None:
         file.write(f"\n$ sgma {' '.join(arguments)}    # {time.strftime('%Y-%m-%d %H:%M:%S')}\n".encode())
         file.flush()
         began = file.tell()
-        done = subprocess.run([*SGMA, *arguments], stdout=file, stderr=subprocess.STDOUT, env=dict(os.environ), check=False)
+        done = subprocess.run(
+            [*SGMA, *arguments], stdout=file, stderr=subprocess.STDOUT, env=dict(os.environ), check=False
+        )
     if done.returncode == 0:
         return None
-    return f"sgma {arguments[0]} ended with {done.returncode}: {cause(log.read_bytes()[began:].decode(errors='replace'))[:300]} (more in {log})"
+    return (
+        f"sgma {arguments[0]} ended with {done.returncode}: "
+        f"{cause(log.read_bytes()[began:].decode(errors='replace'))[:300]} (more in {log})"
+    )
 
 
 def cause(said: str) -> str:
-    """The line of a failed command's output that says why: its own error, else the first exception, of which later ones are consequences."""
+    """The line of a failed command's output that says why: its own error, else the first exception, of which later
+    ones are consequences."""
     lines = [line for line in said.splitlines() if line.strip()]
     own = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
     exceptions = [line for line in lines if re.match(r"[\w.]+(Error|Exception)\b", line)]

@@ -1,4 +1,5 @@
-"""From each run's confusion matrices to means over seeds, paired differences with bootstrap intervals, and monotony. Numpy only."""
+"""From each run's confusion matrices to means over seeds, paired differences with bootstrap intervals, and monotony.
+Numpy only."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ FEWEST_TILES = 10
 
 
 def miou(confusions: Float[np.ndarray, "*any classes classes"]) -> Float[np.ndarray, "*any"]:
-    """mIoU as a fraction, as `sgma_jax.metrics.scores` has it: classes in neither labels nor predictions do not count. NaN for nothing."""
+    """mIoU as a fraction, as `sgma_jax.evaluation.metrics.scores` has it: classes in neither do not
+    count. NaN for nothing."""
     hits = np.diagonal(confusions, axis1=-2, axis2=-1)
     union = confusions.sum(-1) + confusions.sum(-2) - hits
     exists = union > 0
@@ -52,12 +54,14 @@ class Difference(NamedTuple):
 
 
 def paired_differences(
-    ours: Int[np.ndarray, "seeds records subsets classes classes"], theirs: Int[np.ndarray, "seeds records subsets classes classes"]
+    ours: Int[np.ndarray, "seeds records subsets classes classes"],
+    theirs: Int[np.ndarray, "seeds records subsets classes classes"],
 ) -> dict[str, Difference]:
     """Average and Last-1 of `ours` minus `theirs`, mean over seeds, each with its bootstrap interval (percentiles).
 
-    A resample draws test tiles with replacement, the same for all runs of both methods, and [C] seeds with replacement, the same for both:
-    an interval over tiles alone would speak of these very networks and not of the method. With one seed it does speak of these alone.
+    A resample draws test tiles with replacement, the same for all runs of both methods, and [C] seeds with
+    replacement, the same for both: an interval over tiles alone would speak of these very networks and not of the
+    method. With one seed it does speak of these alone.
     """
     seeds, records = ours.shape[:2]
     rng = np.random.default_rng(0)
@@ -67,7 +71,10 @@ def paired_differences(
     whole, resampled = [], []
     for runs in (ours, theirs):
         whole.append(measures(miou(runs.sum(1, dtype=np.int64))))
-        sums = np.stack([(tiles @ run.reshape(records, -1).astype(np.float64)).reshape(RESAMPLES, *run.shape[1:]) for run in runs], 1)
+        sums = np.stack(
+            [(tiles @ run.reshape(records, -1).astype(np.float64)).reshape(RESAMPLES, *run.shape[1:]) for run in runs],
+            1,
+        )
         resampled.append(measures(miou(sums)))
     for i, name in enumerate(Measures._fields):
         differences = (drawn_seeds * (resampled[0][i] - resampled[1][i])).sum(1)
@@ -97,4 +104,8 @@ def mean_and_sd(values: Sequence[float | None] | Float[np.ndarray, " seeds"]) ->
     measured = [value for value in known if value is not None]
     if len(measured) < len(known):
         return {"mean": None, "sd": None, "values": known}
-    return {"mean": float(np.mean(measured)), "sd": float(np.std(measured, ddof=1)) if len(measured) > 1 else None, "values": known}
+    return {
+        "mean": float(np.mean(measured)),
+        "sd": float(np.std(measured, ddof=1)) if len(measured) > 1 else None,
+        "values": known,
+    }

@@ -16,8 +16,8 @@ from experiments.compare.members import Member, evaluation_path
 from experiments.compare.scores import CONFIDENCE, FEWEST_TILES, RESAMPLES, measures, miou, monotony, paired_differences
 from experiments.compare.scores import mean_and_sd as over_seeds
 from sgma_jax.errors import InputError
-from sgma_jax.reporting.metrics_log import read_metrics
-from sgma_jax.reporting.record_confusions import RecordConfusions, read_record_confusions
+from sgma_jax.runs.metrics_log import read_metrics
+from sgma_jax.runs.record_confusions import RecordConfusions, read_record_confusions
 
 
 class Run(NamedTuple):
@@ -30,7 +30,8 @@ class Run(NamedTuple):
 
 
 def finished(everything: Sequence[Member], split: str) -> list[Run]:
-    """Those members that have been evaluated; InputError where they were not scored on the same records of the same data."""
+    """Those members that have been evaluated; InputError where they were not scored on the same records of the same
+    data."""
     runs = []
     for member in everything:
         path = evaluation_path(member, split)
@@ -41,13 +42,15 @@ def finished(everything: Sequence[Member], split: str) -> list[Run]:
         same = run.records.ids == runs[0].records.ids and run.records.subsets == runs[0].records.subsets
         if not same or run.report["provenance"]["manifest_hash"] != runs[0].report["provenance"]["manifest_hash"]:
             raise InputError(
-                f"{run.member.folder} was scored on other data than {runs[0].member.folder}; delete what is out of date, or give another --out."
+                f"{run.member.folder} was scored on other data than {runs[0].member.folder}; delete what is out of "
+                f"date, or give another --out."
             )
     return runs
 
 
 def summarise(everything: Sequence[Member], budget: Budget, split: str, reference: str) -> dict[str, Any]:
-    """Scores per method (mean and sd over seeds), monotony, and `reference` against every other method, over what is done so far."""
+    """Scores per method (mean and sd over seeds), monotony, and `reference` against every other method, over what is
+    done so far."""
     runs = finished(everything, split)
     if not runs:
         raise InputError("no member of the comparison is done yet, so there is nothing to put into a table.")
@@ -97,7 +100,9 @@ def _comparisons(by_method: Mapping[str, Sequence[Run]], reference: str) -> list
     for other in by_method:
         if other == reference or reference not in by_method:
             continue
-        ours, theirs = ({run.member.seed: run.records.confusions for run in by_method[name]} for name in (reference, other))
+        ours, theirs = (
+            {run.member.seed: run.records.confusions for run in by_method[name]} for name in (reference, other)
+        )
         seeds = sorted(set(ours) & set(theirs))
         if not seeds:
             continue
@@ -105,7 +110,13 @@ def _comparisons(by_method: Mapping[str, Sequence[Run]], reference: str) -> list
         for measure, difference in differences.items():
             line = {"method": reference, "against": other, "measure": measure, "seeds": len(seeds)}
             enough = len(by_method[reference][0].records.ids) >= FEWEST_TILES
-            found.append({**line, **difference._asdict(), "verdict": difference.verdict if enough else "not to be said from so few tiles"})
+            found.append(
+                {
+                    **line,
+                    **difference._asdict(),
+                    "verdict": difference.verdict if enough else "not to be said from so few tiles",
+                }
+            )
     return found
 
 

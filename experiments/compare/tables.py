@@ -1,4 +1,5 @@
-"""The comparison as Markdown, in the layout of the paper's tables: a row per method, a column per subset, then Average and Last-1."""
+"""The comparison as Markdown, in the layout of the paper's tables: a row per method, a column per subset, then
+Average and Last-1."""
 
 from __future__ import annotations
 
@@ -9,12 +10,22 @@ from experiments.compare.extras import EACH
 
 
 def markdown(summary: Mapping[str, Any]) -> str:
-    """All tables, in percent, mean ± standard deviation over seeds; no word of praise that an interval does not carry."""
+    """All tables, in percent, mean ± standard deviation over seeds; no word of praise that an interval does not
+    carry."""
     budget, methods = summary["budget"], summary["methods"]
-    asked = "" if not budget["minutes"] else (
-        f" ({budget['minutes']:g} minutes of SGMA at {budget['seconds_per_step']:.3g} s a step on {budget['machine']})")  # fmt: skip
+    asked = (
+        ""
+        if not budget["minutes"]
+        else (
+            f" ({budget['minutes']:g} minutes of SGMA at {budget['seconds_per_step']:.3g} s a step on "
+            f"{budget['machine']})"
+        )
+    )
     code = " and ".join(summary["code"])  # of all runs that count
-    head = f"mIoU (%) on {summary['split']} ({summary['records']} tiles), every method after {budget['steps']} steps{asked}, code {code}."
+    head = (
+        f"mIoU (%) on {summary['split']} ({summary['records']} tiles), every method after {budget['steps']} "
+        f"steps{asked}, code {code}."
+    )
     parts = [
         head,
         _scores(summary),
@@ -38,7 +49,9 @@ def _scores(summary: Mapping[str, Any]) -> str:
     for name, method in summary["methods"].items():
         scores = [_percent(method["subsets"][subset]) for subset in subsets]
         ends = [_percent(method["average"], bold=True), _percent(method["last1"], bold=True), _percent(method["top1"])]
-        rows.append([name, str(len(method["seeds"])), *scores, *ends, *(_percent(method["expected"][p]) for p in probabilities)])
+        rows.append(
+            [name, str(len(method["seeds"])), *scores, *ends, *(_percent(method["expected"][p]) for p in probabilities)]
+        )
     return table(heads, rows)
 
 
@@ -53,7 +66,10 @@ def _differences(summary: Mapping[str, Any]) -> str:
     ]  # fmt: skip
     intervals = summary["intervals"]
     interval = f"{100 * intervals['confidence']:g} % interval"
-    note = f"Intervals: bootstrap over {intervals['over']}, {intervals['resamples']} resamples; with one seed they speak of these networks only."
+    note = (
+        f"Intervals: bootstrap over {intervals['over']}, {intervals['resamples']} resamples; with one seed they speak "
+        f"of these networks only."
+    )
     return table(["difference", "of", "seeds", "points", interval, "the first is"], rows) + "\n\n" + note
 
 
@@ -71,7 +87,10 @@ def _sampling(methods: Mapping[str, Any]) -> str:
     rows = []
     for name, method in methods.items():
         for run, at_steps in zip(method["runs"], method.get("sampling", []), strict=False):
-            rows += [[name, run.split("/")[-1], step, ", ".join(f"{m} {100 * p:.1f}" for m, p in at.items())] for step, at in at_steps.items()]
+            rows += [
+                [name, run.split("/")[-1], step, ", ".join(f"{m} {100 * p:.1f}" for m, p in at.items())]
+                for step, at in at_steps.items()
+            ]
     return table(["method", "seed", "step", "MAS draws (%)"], rows) if rows else ""
 
 
@@ -82,9 +101,20 @@ def _failures(methods: Mapping[str, Any]) -> str:
     for name, found in looked_at.items():
         for sensor, by_kind in found["sensors"].items():
             kinds = list(by_kind)
-            ends = [_percent(found[end], bold=end == "in_part") if sensor == EACH else "" for end in ("in_part", "clean")]
-            rows.append([name, str(len(found["seeds"])), sensor, *(_percent(of_kind) for of_kind in by_kind.values()), *ends])
-    heads = ["method", "seeds", "what fails", *(kind.replace("_", " ") for kind in kinds), "all that fails in part", "nothing fails"]
+            ends = [
+                _percent(found[end], bold=end == "in_part") if sensor == EACH else "" for end in ("in_part", "clean")
+            ]
+            rows.append(
+                [name, str(len(found["seeds"])), sensor, *(_percent(of_kind) for of_kind in by_kind.values()), *ends]
+            )
+    heads = [
+        "method",
+        "seeds",
+        "what fails",
+        *(kind.replace("_", " ") for kind in kinds),
+        "all that fails in part",
+        "nothing fails",
+    ]
     note = "mIoU (%) of all sensors together while one fails, mean over the levels of the failure."
     return f"{note}\n\n{table(heads, rows)}" if rows else ""
 
@@ -95,9 +125,15 @@ def _separability(methods: Mapping[str, Any]) -> str:
     for name, found in _with("separability", methods).items():
         for sensor, by_stride in found["silhouettes"].items():
             strides = list(by_stride)
-            cells = [" > ".join(_number(pair[features], 2) for features in ("encoder", "fused")) for pair in by_stride.values()]
+            cells = [
+                " > ".join(_number(pair[features], 2) for features in ("encoder", "fused"))
+                for pair in by_stride.values()
+            ]
             rows.append([name, str(len(found["seeds"])), sensor, *cells])
-    note = "Silhouette of the classes in each sensor's features: the encoder's > after fusion of that sensor alone; mean over seeds."
+    note = (
+        "Silhouette of the classes in each sensor's features: the encoder's > after fusion of that sensor alone; "
+        "mean over seeds."
+    )
     return f"{note}\n\n{table(['method', 'seeds', 'sensor', *(f'stride {s}' for s in strides)], rows)}" if rows else ""
 
 
@@ -106,7 +142,11 @@ def _robustness(methods: Mapping[str, Any]) -> str:
     for name, found in _with("robustness", methods).items():
         for stride, by_class in found["shares"].items():
             for of_class, shares in by_class.items():
-                cell = ", ".join(f"{sensor} {_number(share, 0, 100)}" for sensor, share in shares.items()) if shares else "-"
+                cell = (
+                    ", ".join(f"{sensor} {_number(share, 0, 100)}" for sensor, share in shares.items())
+                    if shares
+                    else "-"
+                )
                 rows.append([name, str(len(found["seeds"])), stride, of_class, cell])
     note = "Robustness (%) where all sensors see, by the label's class; mean over seeds."
     return f"{note}\n\n{table(['method', 'seeds', 'stride', 'class', 'sensors'], rows)}" if rows else ""

@@ -1,6 +1,7 @@
 """One picture of a scene's sensors, its label and the maps that `sgma predict` made of it, as in docs/results.md.
 
-Command: python -m experiments.pictures.scene_maps OUT.png --sensor rgb=rgb.tif --sensor nir=nir.tif --label label.tif --map rgb+nir=map.tif
+Command: python -m experiments.pictures.scene_maps OUT.png --sensor rgb=rgb.tif --sensor nir=nir.tif --label label.tif
+            --map rgb+nir=map.tif
 All files lie on one grid. Where the first map has `--robustness scales`, OUT_robustness.png shows it.
 """
 
@@ -16,7 +17,7 @@ import tyro
 from jaxtyping import Float, UInt8
 
 from sgma_jax.errors import InputError, one_line_errors
-from sgma_jax.reporting.pictures import scene_picture
+from sgma_jax.show.pictures import scene_picture
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,11 +44,18 @@ def draw(arguments: Arguments) -> list[Path]:
     for name, values in [*sensors.items(), *((f"the map {name}", values) for name, _, values in maps)]:
         if values.shape[1:] != label.shape[1:]:
             rows, columns = label.shape[1:]
-            raise InputError(f"{name} has {values.shape[1]} x {values.shape[2]} pixels, the label {rows} x {columns}. Give files of one grid.")
+            raise InputError(
+                f"{name} has {values.shape[1]} x {values.shape[2]} pixels, the label {rows} x {columns}. Give files of "
+                f"one grid."
+            )
     step = (slice(None, None, arguments.every),) * 2
     with rasterio.open(maps[0][1]) as file:
         tags, colours = file.tags(1), file.colormap(1)
-        robustness = {text: values[step] for text, values in zip(file.descriptions, maps[0][2], strict=True) if text and " stride " in text}
+        robustness = {
+            text: values[step]
+            for text, values in zip(file.descriptions, maps[0][2], strict=True)
+            if text and " stride " in text
+        }
     classes = [tags[f"class_{code}"] for code in range(sum(key.startswith("class_") for key in tags))]
     return scene_picture(
         arguments.out,
@@ -82,10 +90,14 @@ def codes(values: Float[np.ndarray, "bands height width"]) -> UInt8[np.ndarray, 
     return np.nan_to_num(values[0], nan=255).astype(np.uint8)
 
 
-def shares(bands: dict[str, np.ndarray], sensors: tuple[str, ...], stride: int) -> Float[np.ndarray, "modality height width"]:
+def shares(
+    bands: dict[str, np.ndarray], sensors: tuple[str, ...], stride: int
+) -> Float[np.ndarray, "modality height width"]:
     """Robustness at one scale, of 1; 0 where nothing is said, and for a sensor that the map does not use."""
     nothing = np.zeros_like(next(iter(bands.values())))
-    return np.stack([np.nan_to_num(bands.get(f"robustness {sensor} stride {stride}", nothing)) / 100 for sensor in sensors])
+    return np.stack(
+        [np.nan_to_num(bands.get(f"robustness {sensor} stride {stride}", nothing)) / 100 for sensor in sensors]
+    )
 
 
 @one_line_errors

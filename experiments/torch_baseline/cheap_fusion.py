@@ -15,7 +15,8 @@ from experiments.torch_baseline.fusion import Fused, SemanticGuidedFusion, seman
 
 
 class CheapSemanticGuidedFusion(SemanticGuidedFusion):
-    """SGF at one scale: merged depthwise kernels, queries projected once per prototype, the mean over classes taken of weights."""
+    """SGF at one scale: merged depthwise kernels, queries projected once per prototype, the mean over classes taken
+    of weights."""
 
     def forward(
         self,
@@ -49,11 +50,16 @@ class CheapSemanticGuidedFusion(SemanticGuidedFusion):
     def _project(self, modality: str, x: Tensor) -> Tensor:
         """Convolutions of one input add up as one 11 x 11 kernel does."""
         projector = self.projectors[modality]
-        kernel = projector.dw11.weight + F.pad(projector.dw7.weight, (2, 2, 2, 2)) + F.pad(projector.dw3.weight, (4, 4, 4, 4))
+        kernel = (
+            projector.dw11.weight
+            + F.pad(projector.dw7.weight, (2, 2, 2, 2))
+            + F.pad(projector.dw3.weight, (4, 4, 4, 4))
+        )
         return projector.point(F.conv2d(x, kernel, padding=5, groups=x.shape[1]))
 
     def _spatial_perceptron(self, prototypes: Tensor, tokens: Tensor, available: Tensor) -> Tensor:
-        """Semantic reference [batch, height, width, channels]; queries are projected once per prototype and absorb the keys."""
+        """Semantic reference [batch, height, width, channels]; queries are projected once per prototype and absorb
+        the keys."""
         query, key, value = _projections(self.spatial)
         heads, width = self.spatial.num_heads, self.spatial.head_dim
         queries = F.linear(prototypes, query).unflatten(-1, (heads, width)) / math.sqrt(width)

@@ -1,4 +1,5 @@
-"""PyTorch's side of the benchmarks: the reference network and its cheap form, eager and compiled, in two memory layouts."""
+"""PyTorch's side of the benchmarks: the reference network and its cheap form, eager and compiled, in two memory
+layouts."""
 
 from __future__ import annotations
 
@@ -106,9 +107,13 @@ def inference(workload: Workload, folder: Path, variant: Variant) -> Subject:
     return Subject(run, facts | {"answer": answer}, lambda: _device_memory(device))
 
 
-def _prepare(workload: Workload, folder: Path, variant: Variant) -> tuple[torch.device, TrainConfig, Sgma, TorchBatch, dict[str, Any]]:
+def _prepare(
+    workload: Workload, folder: Path, variant: Variant
+) -> tuple[torch.device, TrainConfig, Sgma, TorchBatch, dict[str, Any]]:
     torch.set_num_threads(len(os.sched_getaffinity(0)))
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # float32 means float32, as on our side
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = (
+        False  # float32 means float32, as on our side
+    )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     config = config_of(workload)
     memory_format = torch.channels_last if variant.channels_last else torch.contiguous_format

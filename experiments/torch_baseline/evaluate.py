@@ -1,4 +1,5 @@
-"""Score a run of the PyTorch baseline on every subset of its sensors; writes RUN/evaluation/<split>.json as `sgma evaluate` does.
+"""Score a run of the PyTorch baseline on every subset of its sensors; writes RUN/evaluation/<split>.json as `sgma
+evaluate` does.
 
 Command: python -m experiments.torch_baseline.evaluate RUN [--split test] [--data-path DATA]
 """
@@ -22,12 +23,12 @@ from sgma_jax.config import TrainConfig
 from sgma_jax.data.pipeline import evaluation_batches, open_split
 from sgma_jax.data.source import Source
 from sgma_jax.errors import InputError, one_line_errors
-from sgma_jax.metrics import Tally, evaluation_report
+from sgma_jax.evaluation.metrics import Tally, evaluation_report
+from sgma_jax.files import write_atomically
 from sgma_jax.modalities import subsets
-from sgma_jax.reporting.atomic import write_atomically
-from sgma_jax.reporting.provenance import provenance
-from sgma_jax.reporting.tables import print_evaluation
-from sgma_jax.runs import read_config
+from sgma_jax.runs.folder import read_config
+from sgma_jax.runs.provenance import provenance
+from sgma_jax.show.tables import print_evaluation
 from sgma_jax.structs import IGNORE
 
 MODEL_FILE = "model.pt"
@@ -69,14 +70,18 @@ def evaluate_run(folder: Path, config: TrainConfig, split: str) -> dict[str, Any
     source = open_split(config.data, split)
     path = folder / MODEL_FILE
     if not path.is_file():
-        raise InputError(f"{folder} has no {MODEL_FILE}; train it first with `python -m experiments.torch_baseline.train`.")
+        raise InputError(
+            f"{folder} has no {MODEL_FILE}; train it first with `python -m experiments.torch_baseline.train`."
+        )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = Sgma(config).to(device)
     try:
         saved = torch.load(path, map_location=device, weights_only=True)
         model.load_state_dict(saved["model"])
     except (RuntimeError, KeyError, TypeError, EOFError, pickle.UnpicklingError) as error:
-        raise InputError(f"{path} does not hold this network's weights ({str(error).splitlines()[0]}); train the run again.") from error
+        raise InputError(
+            f"{path} does not hold this network's weights ({str(error).splitlines()[0]}); train the run again."
+        ) from error
     totals = tally(model, config, source, device)
     report = evaluation_report(totals, split, config.data.modalities, config.data.classes)
     origin = provenance()

@@ -47,11 +47,13 @@ class Projector(nn.Module):
 def semantic_prototypes(class_maps: Tensor, semantic: Tensor, available: Tensor, norm: str) -> Tensor:
     """One vector per class and sample [batch, classes, channels]: the mean feature, weighted by the class's map.
 
-    With `norm` "softmax" a class's weights sum to 1 over all positions of all available modalities; "none" takes the maps as they are.
+    With `norm` "softmax" a class's weights sum to 1 over all positions of all available modalities; "none" takes the
+    maps as they are.
     """
     mask = available[:, :, None]
     if norm == "softmax":
-        # A sample without any available position has no softmax; its weights are set to 0 like those of every other absent position.
+        # A sample without any available position has no softmax; its weights are set to 0 like those of every other
+        # absent position.
         lowest = torch.finfo(torch.float32).min
         scores = class_maps.float().masked_fill(~mask, lowest).transpose(1, 2)
         class_maps = scores.flatten(2).softmax(-1).view_as(scores).transpose(1, 2)
@@ -62,7 +64,9 @@ def semantic_prototypes(class_maps: Tensor, semantic: Tensor, available: Tensor,
 class SemanticGuidedFusion(nn.Module):
     """SGF at one scale."""
 
-    def __init__(self, config: SemanticGuidedFusionConfig, channels: int, modalities: tuple[str, ...], classes: int) -> None:
+    def __init__(
+        self, config: SemanticGuidedFusionConfig, channels: int, modalities: tuple[str, ...], classes: int
+    ) -> None:
         super().__init__()
         heads = config.heads or (8 if channels >= 64 else channels // 8)
         self.prototype_norm = config.prototype_norm
@@ -87,11 +91,14 @@ class SemanticGuidedFusion(nn.Module):
         fused, robustness = self.fuse(class_maps, semantic, available)
         drawn_fused = None
         if drawn is not None and drawn_available is not None:
-            drawn_fused, _ = self.fuse(take_drawn(class_maps, drawn), take_drawn(semantic, drawn), drawn_available[:, None])
+            drawn_fused, _ = self.fuse(
+                take_drawn(class_maps, drawn), take_drawn(semantic, drawn), drawn_available[:, None]
+            )
         return Fused(fused, drawn_fused, robustness)
 
     def fuse(self, class_maps: Tensor, semantic: Tensor, available: Tensor) -> tuple[Tensor, Tensor]:
-        """Fused features and robustness: prototypes, then both attentions at every pixel, over that pixel's modalities."""
+        """Fused features and robustness: prototypes, then both attentions at every pixel, over that pixel's
+        modalities."""
         batch, modalities, channels, height, width = semantic.shape
         prototypes = semantic_prototypes(class_maps, semantic, available, self.prototype_norm)
         queries = prototypes[:, None].expand(-1, height * width, -1, -1).flatten(0, 1)  # [pixels, classes, channels]

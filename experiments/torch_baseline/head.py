@@ -1,4 +1,5 @@
-"""SegFormer's all-MLP head in PyTorch (arXiv 2105.15203, section 3.2), with statistics over the positions that some sensor sees."""
+"""SegFormer's all-MLP head in PyTorch (arXiv 2105.15203, section 3.2), with statistics over the positions that some
+sensor sees."""
 
 from __future__ import annotations
 
@@ -9,7 +10,9 @@ from torch import Tensor, nn
 
 def resize(x: Tensor, height: int, width: int) -> Tensor:
     """Bilinear, half-pixel centres, no antialiasing."""
-    return x if x.shape[2:] == (height, width) else F.interpolate(x, (height, width), mode="bilinear", align_corners=False)
+    return (
+        x if x.shape[2:] == (height, width) else F.interpolate(x, (height, width), mode="bilinear", align_corners=False)
+    )
 
 
 class MaskedBatchNorm2d(nn.BatchNorm2d):

@@ -25,10 +25,17 @@ class TorchBatch(NamedTuple):
     drawn: Tensor
 
 
-def put_batch(batch: Batch, device: torch.device, memory_format: torch.memory_format = torch.contiguous_format) -> TorchBatch:
+def put_batch(
+    batch: Batch, device: torch.device, memory_format: torch.memory_format = torch.contiguous_format
+) -> TorchBatch:
     """The pipeline's batch on a device."""
-    images = {m: torch.from_numpy(x).permute(0, 3, 1, 2).contiguous(memory_format=memory_format).to(device) for m, x in batch.images.items()}
-    available, kept, labels, drawn = (torch.from_numpy(np.ascontiguousarray(x)) for x in (batch.available, batch.kept, batch.labels, batch.drawn))
+    images = {
+        m: torch.from_numpy(x).permute(0, 3, 1, 2).contiguous(memory_format=memory_format).to(device)
+        for m, x in batch.images.items()
+    }
+    available, kept, labels, drawn = (
+        torch.from_numpy(np.ascontiguousarray(x)) for x in (batch.available, batch.kept, batch.labels, batch.drawn)
+    )
     return TorchBatch(images, available.to(device), kept.to(device), labels.long().to(device), drawn.long().to(device))
 
 
@@ -79,10 +86,14 @@ def learning_rate(config: OptimizerConfig, steps: int, warmup_steps: int) -> Cal
 
 
 def make_optimizer(config: OptimizerConfig, model: nn.Module) -> torch.optim.AdamW:
-    """AdamW; weight decay applies to kernels, not to biases and norms. `fused` is PyTorch's fastest form of the same update."""
+    """AdamW; weight decay applies to kernels, not to biases and norms. `fused` is PyTorch's fastest form of the same
+    update."""
     kernels = [p for p in model.parameters() if p.ndim > 1]
     rest = [p for p in model.parameters() if p.ndim <= 1]
-    groups: list[dict[str, Any]] = [{"params": kernels, "weight_decay": config.weight_decay}, {"params": rest, "weight_decay": 0.0}]
+    groups: list[dict[str, Any]] = [
+        {"params": kernels, "weight_decay": config.weight_decay},
+        {"params": rest, "weight_decay": 0.0},
+    ]
     return torch.optim.AdamW(groups, lr=config.peak_learning_rate, eps=config.epsilon, fused=True)
 
 
@@ -98,12 +109,20 @@ def clip_by_global_norm(parameters: list[Tensor], limit: float) -> Tensor:
 
 
 def train_step(
-    config: TrainConfig, forward: Callable[..., Outputs], parameters: list[Tensor], optimizer: torch.optim.Optimizer, batch: TorchBatch, rate: float
+    config: TrainConfig,
+    forward: Callable[..., Outputs],
+    parameters: list[Tensor],
+    optimizer: torch.optim.Optimizer,
+    batch: TorchBatch,
+    rate: float,
 ) -> tuple[dict[str, Tensor], Outputs]:
-    """One optimiser step; returns the losses with gradient_norm, and what the model said. `forward` may be a compiled model."""
+    """One optimiser step; returns the losses with gradient_norm, and what the model said. `forward` may be a
+    compiled model."""
     bfloat16 = config.model.dtype == "bfloat16"
     with torch.autocast(batch.labels.device.type, torch.bfloat16, enabled=bfloat16):
-        outputs = forward(batch.images, batch.available, kept=batch.kept, drawn=batch.drawn if config.sampling else None)
+        outputs = forward(
+            batch.images, batch.available, kept=batch.kept, drawn=batch.drawn if config.sampling else None
+        )
     values = losses(config, outputs, batch)
     optimizer.zero_grad(set_to_none=True)
     values["loss"].backward()

@@ -1,7 +1,7 @@
 """Pyramid Vision Transformer v2 in PyTorch, with the parameter names of the authors' checkpoints.
 
-Wang et al., "PVT v2: Improved Baselines with Pyramid Vision Transformer" (arXiv 2106.13797). Maps are [batch, channels, height, width];
-tokens are [batch, positions, channels].
+Wang et al., "PVT v2: Improved Baselines with Pyramid Vision Transformer" (arXiv 2106.13797). Maps are [batch,
+channels, height, width]; tokens are [batch, positions, channels].
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ def to_tokens(x: Tensor) -> Tensor:
 
 
 class DropPath(nn.Module):
-    """Stochastic depth: in training a sample's residual branch is dropped with probability `rate`, the others scaled up."""
+    """Stochastic depth: in training a sample's residual branch is dropped with probability `rate`, the others scaled
+    up."""
 
     def __init__(self, rate: float) -> None:
         super().__init__()

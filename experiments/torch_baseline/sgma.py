@@ -49,13 +49,18 @@ class Sgma(nn.Module):
         channels = self.encoder.channels
         self.stem = nn.ModuleDict()
         if model.stem == "linear":
-            self.stem.update({m: nn.Conv2d(b, 3, 1, bias=False) for m, b in zip(self.modalities, config.data.bands, strict=True)})
+            self.stem.update(
+                {m: nn.Conv2d(b, 3, 1, bias=False) for m, b in zip(self.modalities, config.data.bands, strict=True)}
+            )
         if isinstance(model.fusion, MeanFusionConfig):
             self.fusion = nn.ModuleList(MeanFusion() for _ in STRIDES)
         elif not isinstance(model.fusion, SemanticGuidedFusionConfig) or model.fusion != SemanticGuidedFusionConfig(
             heads=model.fusion.heads, prototype_norm=model.fusion.prototype_norm
         ):
-            raise InputError("the PyTorch baseline has the paper's SGF and mean fusion, and no other; give a preset with one of them.")
+            raise InputError(
+                "the PyTorch baseline has the paper's SGF and mean fusion, and no other; give a preset with one of "
+                "them."
+            )
         else:
             self.fusion = nn.ModuleList(sgf(model.fusion, c, self.modalities, classes) for c in channels)
         self.head = AllMlpHead(channels, classes, model.head_width, model.head_dropout)
@@ -71,8 +76,9 @@ class Sgma(nn.Module):
     ) -> Outputs:
         """Segment a batch of images [batch, bands, height, width], one entry a modality.
 
-        `available` [batch, modality, height, width] says what the records have; `kept` [batch, modality] what modality dropout left
-        of it to the fused branch; `drawn` [batch] asks for the MAS branch too. With `present` the other modalities are skipped.
+        `available` [batch, modality, height, width] says what the records have; `kept` [batch, modality] what
+        modality dropout left of it to the fused branch; `drawn` [batch] asks for the MAS branch too. With `present`
+        the other modalities are skipped.
         """
         present = present or self.modalities
         available = available[:, [self.modalities.index(m) for m in present]]
@@ -92,7 +98,9 @@ class Sgma(nn.Module):
         ]
 
         fused, mask = [r.features for r in results], sees[0].any(1)
-        if drawn_sees[0] is not None:  # both branches in one batch through the head, so its normalisation sees them together
+        if (
+            drawn_sees[0] is not None
+        ):  # both branches in one batch through the head, so its normalisation sees them together
             fused = [torch.cat([r.features, r.drawn_features]) for r in results]
             mask = torch.cat([mask, drawn_sees[0]])
         logits = resize(self.head(fused, mask), height, width)
@@ -103,7 +111,8 @@ class Sgma(nn.Module):
         return Outputs(logits, drawn_logits, tuple(r.robustness for r in results), tuple(sees), answered)
 
     def three_channels(self, modality: str, image: Tensor, available: Tensor) -> Tensor:
-        """One modality as three channels: absent pixels replaced by 0 (whatever they hold), magnified where asked for."""
+        """One modality as three channels: absent pixels replaced by 0 (whatever they hold), magnified where asked
+        for."""
         height, width = image.shape[2:]
         image = torch.where(available[:, None], image, 0.0)
         if modality in self.stem:
@@ -113,7 +122,8 @@ class Sgma(nn.Module):
         return resize(image, height * self.magnify, width * self.magnify)
 
     def coarsen(self, available: Tensor, stride: int) -> Tensor:
-        """Availability at a scale: a position is available where at least half of its pixels are; cells at the edge count what they have."""
+        """Availability at a scale: a position is available where at least half of its pixels are; cells at the edge
+        count what they have."""
         magnified = available.repeat_interleave(self.magnify, 2).repeat_interleave(self.magnify, 3)
         return F.avg_pool2d(magnified.float(), stride, ceil_mode=True) >= 0.5
 
@@ -122,5 +132,7 @@ class Sgma(nn.Module):
         answered = torch.zeros((), dtype=torch.bool, device=sees[0].device)
         for seen, stride in zip(sees, STRIDES, strict=True):
             cells = seen.any(1).repeat_interleave(stride, 1).repeat_interleave(stride, 2)
-            answered = answered | cells[:, : height * self.magnify : self.magnify, : width * self.magnify : self.magnify]
+            answered = (
+                answered | cells[:, : height * self.magnify : self.magnify, : width * self.magnify : self.magnify]
+            )
         return answered

@@ -1,8 +1,9 @@
-"""Sensors that fail in part: missing blocks, noise, misregistration. Numpy only; what is done depends on (seed, record id) alone.
+"""Sensors that fail in part: missing blocks, noise, misregistration. Numpy only; what is done depends on (seed,
+record id) alone.
 
-The kinds are those of the benchmark of Liao et al. (arXiv 2503.18445: random missing, Gaussian and salt-and-pepper noise; a wholly missing
-sensor is what every subset of an evaluation is), and misregistration. [C] The levels are ours; those of noise are in units of the
-normalised data, whose standard deviation over the training pixels is 1.
+The kinds are those of the benchmark of Liao et al. (arXiv 2503.18445: random missing, Gaussian and salt-and-pepper
+noise; a wholly missing sensor is what every subset of an evaluation is), and misregistration. [C] The levels are
+ours; those of noise are in units of the normalised data, whose standard deviation over the training pixels is 1.
 """
 
 from __future__ import annotations
@@ -43,10 +44,11 @@ def failures(sensors: Sequence[str]) -> list[Failure]:
 
 
 def corrupt(batch: Batch, record_ids: Sequence[str], sensors: Sequence[str], failure: Failure, seed: int = 0) -> Batch:
-    """The batch with one sensor of every record corrupted; `record_ids` are the names of its first records, the others are padding.
+    """The batch with one sensor of every record corrupted; `record_ids` are the names of its first records, the
+    others are padding.
 
-    Higher levels of a record are the same draw, only more of it: the blocks missing at 0.25 are missing at 0.5 too, and a shift keeps its
-    direction. What was not available stays so.
+    Higher levels of a record are the same draw, only more of it: the blocks missing at 0.25 are missing at 0.5 too,
+    and a shift keeps its direction. What was not available stays so.
     """
     place = list(sensors).index(failure.sensor)
     image, available = batch.images[failure.sensor].copy(), batch.available.copy()
@@ -59,7 +61,10 @@ def corrupt(batch: Batch, record_ids: Sequence[str], sensors: Sequence[str], fai
 
 
 def _corrupted(
-    image: Float[np.ndarray, "height width bands"], seen: Bool[np.ndarray, "height width"], failure: Failure, rng: np.random.Generator
+    image: Float[np.ndarray, "height width bands"],
+    seen: Bool[np.ndarray, "height width"],
+    failure: Failure,
+    rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
     height, width = seen.shape
     match failure.kind:

@@ -1,4 +1,5 @@
-"""Grain pipelines: endless shuffled batches for training, each record once for evaluation. Batches are numpy; no jax here."""
+"""Grain pipelines: endless shuffled batches for training, each record once for evaluation. Batches are numpy; no jax
+here."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ from sgma_jax.structs import IGNORE, Batch
 
 
 class _Numbered:
-    """A source that returns each record with its number, which is its id everywhere in training; None for one that is skipped."""
+    """A source that returns each record with its number, which is its id everywhere in training; None for one that
+    is skipped."""
 
     def __init__(self, source: Source, skip: bool) -> None:
         self.source, self.skip = source, skip
@@ -48,7 +50,9 @@ class _TrainingSample(grain.transforms.RandomMap):
     def random_map(self, element: tuple[int, Example | None], rng: np.random.Generator) -> Batch:
         number, example = element
         if example is None:
-            return padding_like(to_sample(_blank(self.schema, self.config.crop), self.schema, 0, self._everything()), -(number + 2))
+            return padding_like(
+                to_sample(_blank(self.schema, self.config.crop), self.schema, 0, self._everything()), -(number + 2)
+            )
         example = random_crop(example, self.config.crop, rng)
         if self.config.augment:
             example = random_orientation(example, rng)
@@ -61,29 +65,41 @@ class _TrainingSample(grain.transforms.RandomMap):
 
 
 def open_split(config: DataConfig, split: str) -> Source:
-    """The split's records with the preset's sensors; InputError where the converted set is not what the preset expects."""
+    """The split's records with the preset's sensors; InputError where the converted set is not what the preset
+    expects."""
     if not config.path:
-        raise InputError("data.path is not set. Convert a data set with data_prep and pass its folder with --data.path.")
+        raise InputError(
+            "data.path is not set. Convert a data set with data_prep and pass its folder with --data.path."
+        )
     # Scores over fewer records would be other scores, so only training may do without some.
     damaged = split == "train" and config.on_bad_record == "skip"
     schema = open_source(config.path, split, damaged=damaged).schema
     check_expected(schema, config.modalities, config.bands, config.classes)
     if split == "train" and config.crop > schema.tile:
-        raise InputError(f"data.crop is {config.crop} but the tiles of {config.path} are {schema.tile} pixels; use a smaller crop or larger tiles.")
+        raise InputError(
+            f"data.crop is {config.crop} but the tiles of {config.path} are {schema.tile} pixels; use a smaller crop "
+            f"or larger tiles."
+        )
     return open_source(config.path, split, config.modalities, damaged=damaged)
 
 
-def training_batches(config: DataConfig, source: Source, *, seed: int, start: int = 0, process: int = 0, processes: int = 1) -> Any:
-    """An iterator of this process's share of the global batches, for ever, from global batch `start` on; `close` it when done.
+def training_batches(
+    config: DataConfig, source: Source, *, seed: int, start: int = 0, process: int = 0, processes: int = 1
+) -> Any:
+    """An iterator of this process's share of the global batches, for ever, from global batch `start` on; `close` it
+    when done.
 
-    Records are shuffled anew in every epoch. The global order depends on the seed and the global batch size alone: local batches
-    are cut out of it in turn, so how many processes there are, on how many hosts and with how many workers, changes nothing, and the
-    number of batches read is all that a resumed run has to know. A record that cannot be read raises InputError, or with
-    `on_bad_record` "skip" is a sample without sensor and label, whose id is -(number + 2).
+    Records are shuffled anew in every epoch. The global order depends on the seed and the global batch size alone:
+    local batches are cut out of it in turn, so how many processes there are, on how many hosts and with how many
+    workers, changes nothing, and the number of batches read is all that a resumed run has to know. A record that
+    cannot be read raises InputError, or with `on_bad_record` "skip" is a sample without sensor and label, whose id
+    is -(number + 2).
     """
     numbered = _Numbered(source, config.on_bad_record == "skip")
     dataset = grain.MapDataset.source(numbered).seed(seed).shuffle().repeat()
-    dataset = dataset.random_map(_TrainingSample(config, source)).batch(config.batch_size // processes, drop_remainder=True)
+    dataset = dataset.random_map(_TrainingSample(config, source)).batch(
+        config.batch_size // processes, drop_remainder=True
+    )
     dataset = dataset[process::processes]
     if config.workers == 0:
         return iter(dataset[start:].to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)))
@@ -98,10 +114,15 @@ def training_batches(config: DataConfig, source: Source, *, seed: int, start: in
 
 
 def evaluation_batches(config: DataConfig, source: Source, *, process: int = 0, processes: int = 1) -> Iterator[Batch]:
-    """This process's share of every record of the split once, whole tiles in order; the last batch is padded with id -1."""
+    """This process's share of every record of the split once, whole tiles in order; the last batch is padded with id
+    -1."""
     local = config.evaluation_batch_size // processes
     everything = np.ones(len(source.schema.modalities), bool)
-    for start in range(process * local, -(-len(source) // config.evaluation_batch_size) * config.evaluation_batch_size, config.evaluation_batch_size):
+    for start in range(
+        process * local,
+        -(-len(source) // config.evaluation_batch_size) * config.evaluation_batch_size,
+        config.evaluation_batch_size,
+    ):
         numbers = range(start, min(start + local, len(source)))
         samples = [to_sample(source[n], source.schema, n, everything) for n in numbers]
         template = samples[0] if samples else to_sample(source[0], source.schema, 0, everything)

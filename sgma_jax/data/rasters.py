@@ -27,13 +27,16 @@ from rasterio.windows import transform as window_transform
 from sgma_jax.errors import InputError
 
 OPEN_FILES = 64
-"""Files kept open: a file laid out in strips would be decoded anew for every tile of a row if it were closed between them."""
+"""Files kept open: a file laid out in strips would be decoded anew for every tile of a row if it were closed between
+them."""
 CACHE_MB = 256
-"""Decoded blocks that GDAL keeps, per process. Left to itself it would take a share of the machine's memory, which others may need."""
+"""Decoded blocks that GDAL keeps, per process. Left to itself it would take a share of the machine's memory, which
+others may need."""
 COARSER = 1.5
 """A source with more pixels than this per pixel of the grid is averaged, otherwise interpolated."""
 LARGEST_SOURCE = 2**24
-"""Pixels of a source that are warped at once; a window that needs more, because the source is much finer, is warped in parts."""
+"""Pixels of a source that are warped at once; a window that needs more, because the source is much finer, is warped
+in parts."""
 
 # rasterio logs what it also raises; the user gets one line.
 logging.getLogger("rasterio").addHandler(logging.NullHandler())
@@ -81,7 +84,9 @@ class Rasters:
                 warnings.simplefilter("ignore", NotGeoreferencedWarning)
                 dataset = rasterio.open(path)
         except (RasterioError, CRSError, OSError) as error:
-            raise InputError(f"{path} is no raster that can be opened ({_reason(error)}). Restore the file, or correct the path.") from error
+            raise InputError(
+                f"{path} is no raster that can be opened ({_reason(error)}). Restore the file, or correct the path."
+            ) from error
         self._open[path] = dataset
         if len(self._open) > OPEN_FILES:
             self._open.popitem(last=False)[1].close()
@@ -95,7 +100,9 @@ class Rasters:
     def bands(self, path: Path | str) -> list[int]:
         """Numbers of the bands that hold data: all but the alpha band."""
         dataset = self.open(path)
-        return [i for i, meaning in zip(dataset.indexes, dataset.colorinterp, strict=True) if meaning != ColorInterp.alpha]
+        return [
+            i for i, meaning in zip(dataset.indexes, dataset.colorinterp, strict=True) if meaning != ColorInterp.alpha
+        ]
 
     def is_aligned(self, path: Path, label: Path) -> bool:
         """Whether a raster's pixels are the label's. InputError where they are not and nothing says how they lie."""
@@ -106,8 +113,10 @@ class Rasters:
                 return True
             without = path if image.crs is None else label
             raise InputError(
-                f"{path} has {image.height} x {image.width} pixels and {label} has {grid.height} x {grid.width}, but {without.name} states no CRS, "
-                "so one cannot be laid over the other. Write the CRS into it (gdal_edit.py -a_srs EPSG:...), or resample it to the label's grid."
+                f"{path} has {image.height} x {image.width} pixels and {label} has {grid.height} x {grid.width}, but "
+                f"{without.name} states no CRS, "
+                "so one cannot be laid over the other. Write the CRS into it (gdal_edit.py -a_srs EPSG:...), or "
+                "resample it to the label's grid."
             )
         if image.crs != grid.crs or not same_size:
             return False
@@ -121,7 +130,9 @@ class Rasters:
     def plain(self, path: Path, box: Box, band: int = 1) -> np.ndarray:
         """One band where the box and the raster overlap, as stored (for labels)."""
         dataset = self.open(path)
-        window = Window(box.column, box.row, min(box.side, dataset.width - box.column), min(box.side, dataset.height - box.row))
+        window = Window(
+            box.column, box.row, min(box.side, dataset.width - box.column), min(box.side, dataset.height - box.row)
+        )
         return self._read(path, band, window)
 
     def strip(self, path: Path, first: int, last: int) -> np.ndarray:
@@ -133,7 +144,8 @@ class Rasters:
         return self._read(path, bands, window)
 
     def image(self, path: Path, label: Path, box: Box) -> tuple[np.ndarray, np.ndarray]:
-        """Pixels [side, side, bands] in the raster's own type, 0 where there are none, and availability [side, side]."""
+        """Pixels [side, side, bands] in the raster's own type, 0 where there are none, and availability [side,
+        side]."""
         bands = self.bands(path)
         pixels = np.zeros((box.side, box.side, len(bands)), self.open(path).dtypes[bands[0] - 1])
         available = np.zeros((box.side, box.side), bool)
@@ -145,11 +157,15 @@ class Rasters:
         pixels[:height, :width] = np.moveaxis(values, 0, -1)
         return pixels, available
 
-    def on_grid(self, path: Path | str, grid: Grid, window: Window, bands: Sequence[int] = ()) -> tuple[np.ndarray, np.ndarray]:
-        """Values [bands, rows, columns] of a window of the grid in the raster's own type, 0 where there are none, and availability [rows, columns].
+    def on_grid(
+        self, path: Path | str, grid: Grid, window: Window, bands: Sequence[int] = ()
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Values [bands, rows, columns] of a window of the grid in the raster's own type, 0 where there are none,
+        and availability [rows, columns].
 
-        `bands` are numbers from 1, all but the alpha band if none is named. Where the raster has the grid's pixels they are taken as they
-        are, otherwise warped. A raster without a place lies with its first pixel on the grid's first.
+        `bands` are numbers from 1, all but the alpha band if none is named. Where the raster has the grid's pixels
+        they are taken as they are, otherwise warped. A raster without a place lies with its first pixel on the
+        grid's first.
         """
         image, bands = self.open(path), list(bands) or self.bands(path)
         rows, columns = int(window.height), int(window.width)
@@ -168,7 +184,8 @@ class Rasters:
         return values, valid
 
     def _pixels(self, path: Path | str, bands: list[int], window: Window) -> tuple[np.ndarray, np.ndarray]:
-        """Values [bands, rows, columns] of the raster's own pixels, and where they are data: nodata, mask, alpha and NaN are not."""
+        """Values [bands, rows, columns] of the raster's own pixels, and where they are data: nodata, mask, alpha and
+        NaN are not."""
         dataset = self.open(path)
         values = self._read(path, bands, window)
         valid = np.isfinite(values).all(0)
@@ -237,22 +254,30 @@ class Rasters:
         columns, rows, _ = np.linalg.inv(_matrix(image)) @ (*points, np.ones(points.shape[1]))
         margin = 2 + max(np.ptp(columns) / window.width, np.ptp(rows) / window.height)
         left, top = max(0, int(columns.min() - margin)), max(0, int(rows.min() - margin))
-        right, bottom = min(image.width, int(columns.max() + margin) + 1), min(image.height, int(rows.max() + margin) + 1)
+        right, bottom = (
+            min(image.width, int(columns.max() + margin) + 1),
+            min(image.height, int(rows.max() + margin) + 1),
+        )
         return Window(left, top, right - left, bottom - top) if right > left and bottom > top else None
 
     def _read(self, path: Path | str, bands: int | list[int], window: Window, mask: bool = False) -> np.ndarray:
         dataset = self.open(path)
         try:
             with rasterio.Env(GDAL_CACHEMAX=CACHE_MB):
-                values: np.ndarray = dataset.read_masks(bands, window=window) if mask else dataset.read(bands, window=window)
+                values: np.ndarray = (
+                    dataset.read_masks(bands, window=window) if mask else dataset.read(bands, window=window)
+                )
         except (RasterioError, OSError) as error:
             place = f"rows {int(window.row_off)} to {int(window.row_off + window.height)}"
-            raise InputError(f"{path} cannot be read at {place} ({_reason(error)}): it is truncated or damaged. Restore the file.") from error
+            raise InputError(
+                f"{path} cannot be read at {place} ({_reason(error)}): it is truncated or damaged. Restore the file."
+            ) from error
         return values
 
 
 def decibels(values: np.ndarray, available: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """10 log10 of intensities [..., bands] as float32, and where they are: values of 0 and less become not available."""
+    """10 log10 of intensities [..., bands] as float32, and where they are: values of 0 and less become not
+    available."""
     positive = available & (values > 0).all(-1)
     return (10 * np.log10(np.where(positive[..., None], values, 1).astype(np.float64))).astype(np.float32), positive
 

@@ -59,22 +59,30 @@ class Schema:
         names = self.names
         for name in names:
             if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
-                raise InputError(f"modality {name!r}: a sensor's name starts with a letter and holds letters, digits and _ only; rename it.")
+                raise InputError(
+                    f"modality {name!r}: a sensor's name starts with a letter and holds letters, digits and _ only; "
+                    f"rename it."
+                )
             if names.count(name) > 1:
                 raise InputError(f"modality {name!r} is named twice; name each sensor once.")
         for modality in self.modalities:
             if modality.bands < 1 or modality.dtype not in DTYPES:
                 raise InputError(
-                    f"modality {modality.name!r} has {modality.bands} bands of {modality.dtype}; it needs one or more of {', '.join(DTYPES)}."
+                    f"modality {modality.name!r} has {modality.bands} bands of {modality.dtype}; it needs one or more "
+                    f"of {', '.join(DTYPES)}."
                 )
         if not names:
             raise InputError("no modality is named; a data set needs at least one sensor.")
         if not 1 <= len(self.classes) <= IGNORE:
-            raise InputError(f"classes: there are {len(self.classes)}, but a label holds between 1 and {IGNORE} of them.")
+            raise InputError(
+                f"classes: there are {len(self.classes)}, but a label holds between 1 and {IGNORE} of them."
+            )
         if len(set(self.classes)) != len(self.classes):
             raise InputError(f"classes: a name stands twice in {', '.join(self.classes)}; name each class once.")
         if len(self.palette) != len(self.classes):
-            raise InputError(f"palette has {len(self.palette)} colours for {len(self.classes)} classes; give one for each.")
+            raise InputError(
+                f"palette has {len(self.palette)} colours for {len(self.classes)} classes; give one for each."
+            )
         if self.tile < 1:
             raise InputError(f"tile is {self.tile}; it must be at least 1 pixel.")
 
@@ -113,9 +121,14 @@ def to_record(example: Example, schema: Schema) -> dict[str, Any]:
     side = (schema.tile, schema.tile)
     expected = (len(schema.modalities), *side)
     if example.available.shape != expected or example.available.dtype != np.bool_:
-        raise ValueError(f"{example.id}: available is {example.available.dtype} {example.available.shape}, it should be bool {expected}.")
+        raise ValueError(
+            f"{example.id}: available is {example.available.dtype} {example.available.shape}, it should be bool "
+            f"{expected}."
+        )
     if example.label.shape != side or example.label.dtype != np.uint8:
-        raise ValueError(f"{example.id}: label is {example.label.dtype} {example.label.shape}, it should be uint8 {side}.")
+        raise ValueError(
+            f"{example.id}: label is {example.label.dtype} {example.label.shape}, it should be uint8 {side}."
+        )
     images = {}
     for modality, mask in zip(schema.modalities, example.available, strict=True):
         shape, dtype = (*side, modality.bands), np.dtype(modality.dtype)
@@ -127,7 +140,9 @@ def to_record(example: Example, schema: Schema) -> dict[str, Any]:
             raise ValueError(f"{example.id}: image of {modality.name!r} is {got}, it should be {dtype} {shape}.")
         image = np.where(mask[..., None], image, np.zeros((), dtype))
         if not np.isfinite(image).all():
-            raise ValueError(f"{example.id}: {modality.name!r} has pixels that are marked available but are not finite.")
+            raise ValueError(
+                f"{example.id}: {modality.name!r} has pixels that are marked available but are not finite."
+            )
         images[modality.name] = image
     return {"id": example.id, "images": images, "available": example.available, "label": example.label}
 
@@ -192,7 +207,10 @@ class Manifest:
 
 def manifest_to_json(manifest: Manifest) -> str:
     """The manifest as text. The same manifest always gives the same text."""
-    return json.dumps({"format": FORMAT, "version": VERSION, **dataclasses.asdict(manifest)}, indent=1, ensure_ascii=False) + "\n"
+    return (
+        json.dumps({"format": FORMAT, "version": VERSION, **dataclasses.asdict(manifest)}, indent=1, ensure_ascii=False)
+        + "\n"
+    )
 
 
 def read_manifest(folder: str | Path) -> Manifest:
@@ -202,11 +220,16 @@ def read_manifest(folder: str | Path) -> Manifest:
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
-        raise InputError(f"{folder} is not a converted data set: it has no {MANIFEST}. Write one with a converter of data_prep.") from None
+        raise InputError(
+            f"{folder} is not a converted data set: it has no {MANIFEST}. Write one with a converter of data_prep."
+        ) from None
     except (ValueError, OSError) as error:
         raise InputError(f"{path} cannot be read ({error}). {again}") from error
     if not isinstance(fields, dict) or fields.pop("format", None) != FORMAT:
-        raise InputError(f"{path} is not the manifest of a converted data set (field 'format'). Give the folder that a converter of data_prep wrote.")
+        raise InputError(
+            f"{path} is not the manifest of a converted data set (field 'format'). Give the folder that a converter of "
+            f"data_prep wrote."
+        )
     if (version := fields.pop("version", None)) != VERSION:
         raise InputError(f"{path}: field 'version' is {version!r}, this program reads {VERSION}. {again}")
     try:
@@ -233,7 +256,8 @@ def check_expected(schema: Schema, modalities: Sequence[str], bands: Sequence[in
             )
     if tuple(classes) != schema.classes:
         raise InputError(
-            f"data.classes is {', '.join(classes)}, but the classes of the converted set {schema.name!r} are {', '.join(schema.classes)}. "
+            f"data.classes is {', '.join(classes)}, but the classes of the converted set {schema.name!r} are "
+            f"{', '.join(schema.classes)}. "
             "Point data.path at the set that the preset was written for, or convert it again with these class names."
         )
 
@@ -242,10 +266,14 @@ def _check_lengths(manifest: Manifest) -> None:
     sensors, classes = len(manifest.schema.modalities), len(manifest.schema.classes)
     lengths: list[tuple[str, Sequence[Any], int]] = []
     for modality in manifest.schema.modalities:
-        lengths += [(f"schema.modalities.{modality.name}.{f}", getattr(modality, f), modality.bands) for f in ("mean", "std")]
+        lengths += [
+            (f"schema.modalities.{modality.name}.{f}", getattr(modality, f), modality.bands) for f in ("mean", "std")
+        ]
     for split, counts in manifest.splits.items():
         lengths.append((f"splits.{split}.labelled_pixels", counts.labelled_pixels, classes))
-        lengths += [(f"splits.{split}.{f}", getattr(counts, f), sensors) for f in ("records_available", "pixels_available")]
+        lengths += [
+            (f"splits.{split}.{f}", getattr(counts, f), sensors) for f in ("records_available", "pixels_available")
+        ]
     for name, values, expected in lengths:
         if len(values) != expected:
             raise InputError(f"field '{name}' has {len(values)} values, not {expected}.")

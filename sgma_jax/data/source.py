@@ -28,7 +28,10 @@ class Source:
         if split not in manifest.splits:
             raise InputError(f"{path} has no split {split!r}; it has {', '.join(manifest.splits)}.{without}")
         if manifest.splits[split].records == 0:
-            raise InputError(f"{path}: the split {split!r} is empty. Convert the data again with records in it, or choose another split.{without}")
+            raise InputError(
+                f"{path}: the split {split!r} is empty. Convert the data again with records in it, or choose another "
+                f"split.{without}"
+            )
         self.path, self.split = path, split
         self.schema: Schema = manifest.schema.select(modalities)
         """The sensors selected, in their order."""
@@ -40,7 +43,10 @@ class Source:
         for shard in manifest.shards:
             file = Path(path) / shard.path
             if f"-{split}." in file.name and not (file.is_file() and (damaged or file.stat().st_size == shard.bytes)):
-                raise InputError(f"{file} is missing or has not the {shard.bytes} bytes that were written. Restore it, or convert the data again.")
+                raise InputError(
+                    f"{file} is missing or has not the {shard.bytes} bytes that were written. Restore it, or convert "
+                    f"the data again."
+                )
         # What is not asked for is not even decompressed.
         skip = tfds.decode.SkipDecoding()
         unused = {name: skip for name in manifest.schema.names if name not in self.schema.names}
@@ -48,14 +54,21 @@ class Source:
         try:
             builder = tfds.builder_from_directory(str(Path(path) / manifest.builder))
             self._records: Sequence[Any] = builder.as_data_source(split, decoders={"images": unused})
-            self._ids: Sequence[Any] = builder.as_data_source(split, decoders={"images": everything, "available": skip, "label": skip})
+            self._ids: Sequence[Any] = builder.as_data_source(
+                split, decoders={"images": everything, "available": skip, "label": skip}
+            )
             found = len(self._records)
             split_info = builder.info.splits[split]
             self._shards = tuple(zip(split_info.filenames, split_info.shard_lengths, strict=True))
         except Exception as error:  # TFDS and ArrayRecord have their own kinds for a missing or damaged file
-            raise InputError(f"{path}: the records of split {split!r} cannot be opened ({error}). Convert the data again.") from error
+            raise InputError(
+                f"{path}: the records of split {split!r} cannot be opened ({error}). Convert the data again."
+            ) from error
         if found != self._length:
-            raise InputError(f"{path}: split {split!r} has {found} records, its manifest says {self._length}. Convert the data again.")
+            raise InputError(
+                f"{path}: split {split!r} has {found} records, its manifest says {self._length}. Convert the data "
+                f"again."
+            )
 
     def __len__(self) -> int:
         return self._length
@@ -76,7 +89,8 @@ class Source:
         except Exception as error:  # as above, and zlib's
             reason = " ".join(str(error).split())
             raise UnreadableRecord(
-                f"{self.path}: record {index} of split {self.split!r}, in {self.shard_of(index)}, cannot be read ({reason}). Restore the file, "
+                f"{self.path}: record {index} of split {self.split!r}, in {self.shard_of(index)}, cannot be read "
+                f"({reason}). Restore the file, "
                 "or convert the data again; training goes on without such records with --data.on-bad-record skip."
             ) from error
 
@@ -98,7 +112,8 @@ class Source:
 def open_source(path: str | Path, split: str, modalities: Sequence[str] = (), *, damaged: bool = False) -> Source:
     """Open one split of a converted set, with these sensors in this order; no name means all of them.
 
-    With `damaged`, files may be shorter than they were written: records that are no longer in them raise UnreadableRecord.
-    Raises InputError where the folder is not a converted set, the split is unknown or empty, or a sensor is unknown.
+    With `damaged`, files may be shorter than they were written: records that are no longer in them raise
+    UnreadableRecord. Raises InputError where the folder is not a converted set, the split is unknown or empty, or a
+    sensor is unknown.
     """
     return Source(str(path), split, tuple(modalities), damaged)

@@ -20,8 +20,8 @@ LOOK_SECONDS = 1.0
 class Supervised:
     """Grain's iterator with worker processes, from a position on, started again where it stopped when a worker dies.
 
-    A worker that is killed while it sends a batch leaves half a message, for whose rest Grain would wait for ever. So a thread waits,
-    and the caller looks after the workers meanwhile.
+    A worker that is killed while it sends a batch leaves half a message, for whose rest Grain would wait for ever.
+    So a thread waits, and the caller looks after the workers meanwhile.
     """
 
     def __init__(self, from_position: Callable[[int], Any], position: int) -> None:
@@ -42,7 +42,9 @@ class Supervised:
                 self._position, self._deaths = self._position + 1, 0
                 return batch
             dead = self._dead_workers()
-            if error is not None and not (dead and "terminated unexpectedly" in str(error)):  # Grain's words, where it notices
+            if error is not None and not (
+                dead and "terminated unexpectedly" in str(error)
+            ):  # Grain's words, where it notices
                 raise error
             if dead:
                 self._restart(dead)
@@ -70,10 +72,14 @@ class Supervised:
         self._deaths += 1
         if self._deaths > RESTARTS:
             raise InputError(
-                f"data.workers: a worker process died {self._deaths} times in a row (exit code {codes[0]}); mostly memory ran out. "
+                f"data.workers: a worker process died {self._deaths} times in a row (exit code {codes[0]}); mostly "
+                f"memory ran out. "
                 "Use fewer of them with --data.workers, or 0."
             )
-        print(f"a data worker died (exit code {codes[0]}); starting the workers again at global batch {self._position}", file=sys.stderr)
+        print(
+            f"a data worker died (exit code {codes[0]}); starting the workers again at global batch {self._position}",
+            file=sys.stderr,
+        )
         self._stop.set()
         for worker in self._workers:
             worker.kill()

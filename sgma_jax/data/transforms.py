@@ -1,4 +1,5 @@
-"""From a stored example to a training or evaluation sample. Numpy only; every random choice comes from the generator passed in."""
+"""From a stored example to a training or evaluation sample. Numpy only; every random choice comes from the generator
+passed in."""
 
 from __future__ import annotations
 
@@ -36,7 +37,8 @@ def random_orientation(example: Example, rng: np.random.Generator) -> Example:
 
 
 def drop_modalities(present: Bool[np.ndarray, " modality"], probability: float, rng: np.random.Generator) -> np.ndarray:
-    """[C] With `probability`, a uniformly drawn non-empty subset of the modalities that are present; else all of them."""
+    """[C] With `probability`, a uniformly drawn non-empty subset of the modalities that are present; else all of
+    them."""
     kept = np.ones_like(present)
     if rng.random() < probability and present.any():
         subset = int(rng.integers(1, 2 ** int(present.sum())))
@@ -45,7 +47,8 @@ def drop_modalities(present: Bool[np.ndarray, " modality"], probability: float, 
 
 
 def normalised(image: np.ndarray, modality: Modality) -> np.ndarray:
-    """A sensor's image [..., bands] as float32 with the mean of the training pixels taken away, in their standard deviations."""
+    """A sensor's image [..., bands] as float32 with the mean of the training pixels taken away, in their standard
+    deviations."""
     mean, std = np.array(modality.mean), np.array(modality.std)
     # In float64: the float32 of a large count or height has lost the digits that the mean takes away.
     values: np.ndarray = (image.astype(np.float64) - mean) / np.where(std > 0, std, 1.0)

@@ -1,7 +1,8 @@
-"""An encoder's first weights: imported once from a PyTorch file into a file of ours, and put into a fresh state of training.
+"""An encoder's first weights: imported once from a PyTorch file into a file of ours, and put into a fresh state of
+training.
 
-Our file is safetensors: arrays by our own path ("params/stage0_patch/proj/kernel"), channels last, and metadata that say which encoder
-it is and what it came from.
+Our file is safetensors: arrays by our own path ("params/stage0_patch/proj/kernel"), channels last, and metadata that
+say which encoder it is and what it came from.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from sgma_jax.config import ModelConfig, PvtV2Config, TrainConfig
 from sgma_jax.errors import InputError
+from sgma_jax.files import write_atomically
 from sgma_jax.interop.torch_names import ENCODERS, encoder_name
 from sgma_jax.interop.torch_weights import ImportedEncoder, encoder_shapes, import_encoder
 from sgma_jax.interop.weight_files import read_safetensors, read_state_dict, write_safetensors
-from sgma_jax.reporting.atomic import write_atomically
 from sgma_jax.structs import TrainState
 
 PROVENANCE_FILE = "pretrained.json"
@@ -42,15 +43,29 @@ def where_to_get(encoder: str) -> tuple[str, str]:
     """Where an encoder's original weights are published, and the name of the file there."""
     config = ENCODERS[encoder]
     if isinstance(config, PvtV2Config):
-        return f"https://github.com/whai362/PVT/releases/tag/v2 (or timm's {encoder}, or OpenGVLab/{encoder} on Hugging Face)", f"{encoder}.pth"
+        return (
+            (
+                f"https://github.com/whai362/PVT/releases/tag/v2 (or timm's {encoder}, or OpenGVLab/{encoder} on "
+                f"Hugging "
+                f"Face)"
+            ),
+            f"{encoder}.pth",
+        )
     name = f"{encoder}-{TORCHVISION[config.variant]}.pth"
-    return f"https://download.pytorch.org/models/{name} (or timm's {encoder}, or microsoft/resnet-{config.variant} on Hugging Face)", name
+    return (
+        (
+            f"https://download.pytorch.org/models/{name} (or timm's {encoder}, or microsoft/resnet-{config.variant} on "
+            f"Hugging Face)"
+        ),
+        name,
+    )
 
 
 def import_weights(source: Path, encoder: str, out: Path) -> ImportedEncoder:
     """Convert a PyTorch file of an encoder's weights into ours, and return what was converted.
 
-    Raises InputError for a file that does not account for the whole encoder, naming all misses; `out` is then as it was.
+    Raises InputError for a file that does not account for the whole encoder, naming all misses; `out` is then as it
+    was.
     """
     if encoder not in ENCODERS:
         raise InputError(f"there is no encoder {encoder!r}; there is {', '.join(ENCODERS)}.")
@@ -61,7 +76,12 @@ def import_weights(source: Path, encoder: str, out: Path) -> ImportedEncoder:
         imported = import_encoder(state_dict, ENCODERS[encoder])
     except InputError as error:
         raise InputError(f"{source}: {error}") from error
-    provenance = {"encoder": encoder, "layout": imported.layout, "source": source.name, "source_sha256": _sha256(source)}
+    provenance = {
+        "encoder": encoder,
+        "layout": imported.layout,
+        "source": source.name,
+        "source_sha256": _sha256(source),
+    }
     write_safetensors(out, imported.arrays, {"format": FORMAT, "version": VERSION, **provenance})
     return imported._replace(left_out=imported.left_out + beside)
 
@@ -69,23 +89,29 @@ def import_weights(source: Path, encoder: str, out: Path) -> ImportedEncoder:
 def read_pretrained(config: ModelConfig) -> Pretrained:
     """The weights that `config.pretrained` names, checked against the encoder.
 
-    Raises InputError for a missing file, saying where its weights are published and how to import them, and for one that is damaged
-    or of another encoder.
+    Raises InputError for a missing file, saying where its weights are published and how to import them, and for one
+    that is damaged or of another encoder.
     """
     path, encoder = Path(config.pretrained), encoder_name(config.encoder)
     if not path.is_file():
         url, name = where_to_get(encoder)
         raise InputError(
-            f"{path} (model.pretrained) is not there: it holds the first weights of {encoder}. Get {name} from {url} and run "
-            f"`sgma weights import {name} --encoder {encoder} --out {path}`; or begin from random weights with --model.pretrained ''."
+            f"{path} (model.pretrained) is not there: it holds the first weights of {encoder}. Get {name} from {url} "
+            f"and run "
+            f"`sgma weights import {name} --encoder {encoder} --out {path}`; or begin from random weights with "
+            f"--model.pretrained ''."
         )
     arrays, metadata = read_safetensors(path)
     if (metadata.get("format"), metadata.get("version")) != (FORMAT, VERSION):
         raise InputError(
-            f"{path} (model.pretrained) is not of `sgma weights import`; import it: sgma weights import {path} --encoder {encoder} --out OUT"
+            f"{path} (model.pretrained) is not of `sgma weights import`; import it: sgma weights import {path} "
+            f"--encoder {encoder} --out OUT"
         )
     if metadata["encoder"] != encoder:
-        raise InputError(f"{path} (model.pretrained) holds {metadata['encoder']}, and the model's encoder is {encoder}; name a file of {encoder}.")
+        raise InputError(
+            f"{path} (model.pretrained) holds {metadata['encoder']}, and the model's encoder is {encoder}; name a file "
+            f"of {encoder}."
+        )
     if {k: a.shape for k, a in arrays.items()} != encoder_shapes(config.encoder):
         raise InputError(f"{path} (model.pretrained) does not hold the whole of {encoder}; import it again.")
     provenance = {k: metadata[k] for k in ("encoder", "layout", "source", "source_sha256")}
@@ -95,13 +121,19 @@ def read_pretrained(config: ModelConfig) -> Pretrained:
 def start_from(state: TrainState, pretrained: Pretrained, config: TrainConfig) -> TrainState:
     """A fresh state with the encoder's weights in place, on the devices where the random ones were.
 
-    [C] Linear stems begin as what pretrained filters expect: the identity for a sensor of three bands, and for any other the mean of
-    its bands in each of the three channels (which for one band is stem="replicate").
+    [C] Linear stems begin as what pretrained filters expect: the identity for a sensor of three bands, and for any
+    other the mean of its bands in each of the three channels (which for one band is stem="replicate").
     """
-    flat = {f"{collection}/encoder/{path}": a for key, a in pretrained.arrays.items() for collection, path in [key.split("/", 1)]}
+    flat = {
+        f"{collection}/encoder/{path}": a
+        for key, a in pretrained.arrays.items()
+        for collection, path in [key.split("/", 1)]
+    }
     if config.model.stem == "linear":
         for modality, bands in zip(config.data.modalities, config.data.bands, strict=True):
-            flat[f"params/stem_{modality}/kernel"] = np.eye(3, dtype=np.float32) if bands == 3 else np.full((bands, 3), 1 / bands, np.float32)
+            flat[f"params/stem_{modality}/kernel"] = (
+                np.eye(3, dtype=np.float32) if bands == 3 else np.full((bands, 3), 1 / bands, np.float32)
+            )
 
     def placed(collection: str, tree: Any) -> Any:
         leaves = flatten_dict(dict(tree), sep="/")
@@ -116,7 +148,9 @@ def write_provenance(folder: Path, pretrained: Pretrained) -> None:
 
 
 def _placed(array: np.ndarray | None, leaf: jax.Array) -> jax.Array:
-    return leaf if array is None else jax.make_array_from_callback(leaf.shape, leaf.sharding, lambda index: array[index])
+    return (
+        leaf if array is None else jax.make_array_from_callback(leaf.shape, leaf.sharding, lambda index: array[index])
+    )
 
 
 def _sha256(path: Path) -> str:

@@ -1,8 +1,10 @@
-"""What PyTorch calls our parameters: one table a network, with a column for each layout in which its weights are published.
+"""What PyTorch calls our parameters: one table a network, with a column for each layout in which its weights are
+published.
 
-A row names a module on both sides; `{...}` stands for a number or a sensor, and `{s+1}` for the stage counted from one. `[1/2]` after
-a name says that ours is the first of two equal parts into which the rows of PyTorch's tensor fall. Rows are looked up by our paths, so
-what a variant does not have (the spatial reduction of the last stage, say) asks for nothing.
+A row names a module on both sides; `{...}` stands for a number or a sensor, and `{s+1}` for the stage counted from
+one. `[1/2]` after a name says that ours is the first of two equal parts into which the rows of PyTorch's tensor
+fall. Rows are looked up by our paths, so what a variant does not have (the spatial reduction of the last stage, say)
+asks for nothing.
 """
 
 from __future__ import annotations
@@ -13,11 +15,12 @@ from typing import Literal, NamedTuple
 
 from sgma_jax.config import PvtV2Config, ResNetConfig
 from sgma_jax.errors import InputError
-from sgma_jax.models import pvt_v2, resnet
+from sgma_jax.models.encoders import pvt_v2, resnet
 
 Kind = Literal["conv", "linear", "point", "in_proj", "norm"]
-"""What a module is, which says how its kernel lies: "conv" OIHW for our HWIO, "linear" (out, in) for our (in, out), "point" a linear map
-that PyTorch has as a 1x1 convolution, "in_proj" a linear map inside `nn.MultiheadAttention`, "norm" vectors alone."""
+"""What a module is, which says how its kernel lies: "conv" OIHW for our HWIO, "linear" (out, in) for our (in, out),
+"point" a linear map that PyTorch has as a 1x1 convolution, "in_proj" a linear map inside `nn.MultiheadAttention`,
+"norm" vectors alone."""
 
 
 class Entry(NamedTuple):
@@ -62,13 +65,33 @@ _PVT_V2_BLOCK: tuple[tuple[str, Kind, str, str, str], ...] = (
 PVT_V2 = Table(
     ("authors", "timm", "transformers"),
     (
-        ("stage0_patch/proj", "conv", ("patch_embed1.proj", "patch_embed.proj", "encoder.layers.0.patch_embedding.proj")),
-        ("stage0_patch/norm", "norm", ("patch_embed1.norm", "patch_embed.norm", "encoder.layers.0.patch_embedding.layer_norm")),
-        ("stage{s}_patch/proj", "conv", ("patch_embed{s+1}.proj", "stages.{s}.downsample.proj", "encoder.layers.{s}.patch_embedding.proj")),
-        ("stage{s}_patch/norm", "norm", ("patch_embed{s+1}.norm", "stages.{s}.downsample.norm", "encoder.layers.{s}.patch_embedding.layer_norm")),
+        (
+            "stage0_patch/proj",
+            "conv",
+            ("patch_embed1.proj", "patch_embed.proj", "encoder.layers.0.patch_embedding.proj"),
+        ),
+        (
+            "stage0_patch/norm",
+            "norm",
+            ("patch_embed1.norm", "patch_embed.norm", "encoder.layers.0.patch_embedding.layer_norm"),
+        ),
+        (
+            "stage{s}_patch/proj",
+            "conv",
+            ("patch_embed{s+1}.proj", "stages.{s}.downsample.proj", "encoder.layers.{s}.patch_embedding.proj"),
+        ),
+        (
+            "stage{s}_patch/norm",
+            "norm",
+            ("patch_embed{s+1}.norm", "stages.{s}.downsample.norm", "encoder.layers.{s}.patch_embedding.layer_norm"),
+        ),
         ("stage{s}_norm", "norm", ("norm{s+1}", "stages.{s}.norm", "encoder.layers.{s}.layer_norm")),
         *(
-            ("stage{s}_block{b}/" + ours, kind, ("block{s+1}.{b}." + authors, "stages.{s}.blocks.{b}." + timm, "encoder.layers.{s}.blocks.{b}." + hf))
+            (
+                "stage{s}_block{b}/" + ours,
+                kind,
+                ("block{s+1}.{b}." + authors, "stages.{s}.blocks.{b}." + timm, "encoder.layers.{s}.blocks.{b}." + hf),
+            )
             for ours, kind, authors, timm, hf in _PVT_V2_BLOCK
         ),
     ),
@@ -78,10 +101,30 @@ PVT_V2 = Table(
 _RESNET: tuple[tuple[str, Kind, str, str], ...] = (
     ("conv1", "conv", "conv1", "embedder.embedder.convolution"),
     ("norm1", "norm", "bn1", "embedder.embedder.normalization"),
-    ("stage{s}_block{b}/conv{n}", "conv", "layer{s+1}.{b}.conv{n}", "encoder.stages.{s}.layers.{b}.layer.{n-1}.convolution"),
-    ("stage{s}_block{b}/norm{n}", "norm", "layer{s+1}.{b}.bn{n}", "encoder.stages.{s}.layers.{b}.layer.{n-1}.normalization"),
-    ("stage{s}_block{b}/conv_shortcut", "conv", "layer{s+1}.{b}.downsample.0", "encoder.stages.{s}.layers.{b}.shortcut.convolution"),
-    ("stage{s}_block{b}/norm_shortcut", "norm", "layer{s+1}.{b}.downsample.1", "encoder.stages.{s}.layers.{b}.shortcut.normalization"),
+    (
+        "stage{s}_block{b}/conv{n}",
+        "conv",
+        "layer{s+1}.{b}.conv{n}",
+        "encoder.stages.{s}.layers.{b}.layer.{n-1}.convolution",
+    ),
+    (
+        "stage{s}_block{b}/norm{n}",
+        "norm",
+        "layer{s+1}.{b}.bn{n}",
+        "encoder.stages.{s}.layers.{b}.layer.{n-1}.normalization",
+    ),
+    (
+        "stage{s}_block{b}/conv_shortcut",
+        "conv",
+        "layer{s+1}.{b}.downsample.0",
+        "encoder.stages.{s}.layers.{b}.shortcut.convolution",
+    ),
+    (
+        "stage{s}_block{b}/norm_shortcut",
+        "norm",
+        "layer{s+1}.{b}.downsample.1",
+        "encoder.stages.{s}.layers.{b}.shortcut.normalization",
+    ),
 )
 # torchvision/models/resnet.py; timm has the same names.
 RESNET = Table(
@@ -105,7 +148,10 @@ AROUND_ENCODER = Table(
         ("fusion_{i}/projector_{m}/point", "point", ("fusion.{i}.projectors.{m}.point",)),
         ("fusion_{i}/semantic_filter", "point", ("fusion.{i}.semantic_filter",)),
         *(("fusion_{i}/spatial/" + ours, kind, ("fusion.{i}.spatial." + name,)) for ours, kind, name in _ATTENTION),
-        *(("fusion_{i}/robustness/" + ours, kind, ("fusion.{i}.robustness." + name,)) for ours, kind, name in _ATTENTION),
+        *(
+            ("fusion_{i}/robustness/" + ours, kind, ("fusion.{i}.robustness." + name,))
+            for ours, kind, name in _ATTENTION
+        ),
         ("head/linear_{i}", "linear", ("head.linear.{i}",)),
         ("head/fuse", "point", ("head.fuse",)),
         ("head/norm", "norm", ("head.norm",)),
@@ -114,7 +160,14 @@ AROUND_ENCODER = Table(
 )
 
 NUMBER, PLACEHOLDERS = r"\d+", {"m": r"[A-Za-z]\w*"}
-LEAVES = {"/kernel": ".weight", "/bias": ".bias", "_bias": ".bias", "/scale": ".weight", "/mean": ".running_mean", "/var": ".running_var"}
+LEAVES = {
+    "/kernel": ".weight",
+    "/bias": ".bias",
+    "_bias": ".bias",
+    "/scale": ".weight",
+    "/mean": ".running_mean",
+    "/var": ".running_var",
+}
 
 ENCODERS: dict[str, PvtV2Config | ResNetConfig] = {
     **{f"pvt_v2_{v}": PvtV2Config(variant=v) for v in pvt_v2.VARIANTS},  # type: ignore[arg-type]
@@ -134,7 +187,8 @@ def encoder_table(config: PvtV2Config | ResNetConfig) -> Table:
 
 
 def encoder_layout(config: PvtV2Config | ResNetConfig, layout: str | None) -> str:
-    """The layout that was asked for, or the family's first for None. Raises InputError for one that the encoder does not have."""
+    """The layout that was asked for, or the family's first for None. Raises InputError for one that the encoder does
+    not have."""
     layouts = encoder_table(config).layouts
     if layout is not None and layout not in layouts:
         raise InputError(f"{encoder_name(config)} has no layout {layout!r}; it has {', '.join(layouts)}.")
@@ -142,7 +196,8 @@ def encoder_layout(config: PvtV2Config | ResNetConfig, layout: str | None) -> st
 
 
 def entries(paths: Iterable[str], table: Table, layout: str) -> list[Entry]:
-    """Where PyTorch has each of our arrays; paths are "params/..." or "batch_stats/...". Raises KeyError for one that no row knows."""
+    """Where PyTorch has each of our arrays; paths are "params/..." or "batch_stats/...". Raises KeyError for one
+    that no row knows."""
     column = table.layouts.index(layout)
     rows = [(_pattern(ours), kind, names[column]) for ours, kind, names in table.rows]
     return [_entry(path, rows) for path in paths]
@@ -157,7 +212,12 @@ def _pattern(ours: str) -> re.Pattern[str]:
 def _entry(path: str, rows: list[tuple[re.Pattern[str], Kind, str]]) -> Entry:
     for pattern, kind, template in rows:
         if match := pattern.fullmatch(path):
-            name = re.sub(r"\{(\w)([+-]1)?\}", lambda m: str(int(match[m[1]]) + int(m[2])) if m[2] else match[m[1]], template) + LEAVES[match["leaf"]]
+            name = (
+                re.sub(
+                    r"\{(\w)([+-]1)?\}", lambda m: str(int(match[m[1]]) + int(m[2])) if m[2] else match[m[1]], template
+                )
+                + LEAVES[match["leaf"]]
+            )
             part = re.search(r"\[(\d)/(\d)\]", name)
             if part:
                 name = name.replace(part[0], "")

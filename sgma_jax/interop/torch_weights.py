@@ -1,6 +1,8 @@
-"""Our variables as a PyTorch state dict and back, by the tables of torch_names: every array on both sides is accounted for, or none is taken.
+"""Our variables as a PyTorch state dict and back, by the tables of torch_names: every array on both sides is
+accounted for, or none is taken.
 
-A state dict here is a dict of numpy arrays under PyTorch's names and in its layouts, so nothing but reading a pickle needs PyTorch.
+A state dict here is a dict of numpy arrays under PyTorch's names and in its layouts, so nothing but reading a pickle
+needs PyTorch.
 """
 
 from __future__ import annotations
@@ -17,8 +19,17 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from sgma_jax.config import ModelConfig, PvtV2Config, ResNetConfig
 from sgma_jax.errors import InputError
-from sgma_jax.interop.torch_names import AROUND_ENCODER, Entry, Kind, Table, encoder_layout, encoder_name, encoder_table, entries
-from sgma_jax.models.sgma import make_encoder
+from sgma_jax.interop.torch_names import (
+    AROUND_ENCODER,
+    Entry,
+    Kind,
+    Table,
+    encoder_layout,
+    encoder_name,
+    encoder_table,
+    entries,
+)
+from sgma_jax.models.network import make_encoder
 
 LISTED = 12
 """Names of one kind of miss that an error lists; more are counted."""
@@ -27,7 +38,8 @@ CLASSIFIER = re.compile(r"(head|fc|classifier)\.(\d+\.)?(weight|bias)")
 
 
 BLOCKS = re.compile(r"(.*stage\d+)_blocks(/.*)")
-"""Ours keeps the equal blocks of a stage as one array along a leading axis; PyTorch, and so the tables, have block after block."""
+"""Ours keeps the equal blocks of a stage as one array along a leading axis; PyTorch, and so the tables, have block
+after block."""
 
 
 class ImportedEncoder(NamedTuple):
@@ -67,24 +79,32 @@ def import_encoder(state_dict: Mapping[str, np.ndarray], config: PvtV2Config | R
     if not found[best]:
         raise InputError(
             f"none of its names is one of {name}'s in the layouts {', '.join(table.layouts)}; it begins with "
-            f"{', '.join(list(state_dict)[:3]) or 'nothing'}. Give weights of {name}, or the --encoder that the file is of."
+            f"{', '.join(list(state_dict)[:3]) or 'nothing'}. Give weights of {name}, or the --encoder that the file "
+            f"is of."
         )
     wanted = layouts[best]
-    counts = {e.name.removesuffix("running_mean") + "num_batches_tracked" for e in wanted if e.name.endswith("running_mean")}
+    counts = {
+        e.name.removesuffix("running_mean") + "num_batches_tracked" for e in wanted if e.name.endswith("running_mean")
+    }
     left_out = [k for k in state_dict if k in counts or CLASSIFIER.fullmatch(k.removeprefix(prefix))]
     try:
         arrays = _gather({k: v for k, v in state_dict.items() if k not in left_out}, wanted, shapes)
     except InputError as error:
-        raise InputError(f"it is no {name} in the layout of {layout}: {error}. Give weights of {name}, or the --encoder that it is of.") from error
+        raise InputError(
+            f"it is no {name} in the layout of {layout}: {error}. Give weights of {name}, or the --encoder that it is "
+            f"of."
+        ) from error
     return ImportedEncoder(_stacked(arrays, stacked), layout, left_out)
 
 
-def state_dict_of(variables: Mapping[str, Any], config: ModelConfig, layout: str | None = None) -> dict[str, np.ndarray]:
+def state_dict_of(
+    variables: Mapping[str, Any], config: ModelConfig, layout: str | None = None
+) -> dict[str, np.ndarray]:
     """The whole model's variables, {"params": ..., "batch_stats": ...}, as a state dict of float32 arrays.
 
-    `layout` is the encoder's: "authors", "timm" or "transformers" for PVT-v2, "torchvision", "timm" or "transformers" for ResNet;
-    None takes the first. The encoder's names follow "encoder."; the others are those of experiments/torch_baseline. Raises InputError
-    for a layout that the encoder does not have.
+    `layout` is the encoder's: "authors", "timm" or "transformers" for PVT-v2, "torchvision", "timm" or
+    "transformers" for ResNet; None takes the first. The encoder's names follow "encoder."; the others are those of
+    experiments/torch_baseline. Raises InputError for a layout that the encoder does not have.
     """
     whole = {path: np.asarray(leaf, np.float32) for path, leaf in flatten_dict(dict(variables), sep="/").items()}
     flat = block_by_block(whole, lambda array, block: array[block])
@@ -94,15 +114,21 @@ def state_dict_of(variables: Mapping[str, Any], config: ModelConfig, layout: str
     return {name: np.ascontiguousarray(np.concatenate([p[i] for i in sorted(p)])) for name, p in parts.items()}
 
 
-def variables_of(state_dict: Mapping[str, np.ndarray], config: ModelConfig, shapes: Mapping[str, Any]) -> dict[str, Any]:
+def variables_of(
+    state_dict: Mapping[str, np.ndarray], config: ModelConfig, shapes: Mapping[str, Any]
+) -> dict[str, Any]:
     """The inverse of `state_dict_of`: variables as numpy arrays, from a state dict in any layout of the encoder's.
 
-    `shapes` is the tree of the variables, of arrays or of jax.ShapeDtypeStruct. Raises InputError that names all misses together.
+    `shapes` is the tree of the variables, of arrays or of jax.ShapeDtypeStruct. Raises InputError that names all
+    misses together.
     """
     table = encoder_table(config.encoder)
     stacked = {path: tuple(leaf.shape) for path, leaf in flatten_dict(dict(shapes), sep="/").items()}
     flat = block_by_block(stacked, lambda shape, _: shape[1:])
-    wanted = max((_model_entries(flat, table, layout) for layout in table.layouts), key=lambda es: sum(e.name in state_dict for e in es))
+    wanted = max(
+        (_model_entries(flat, table, layout) for layout in table.layouts),
+        key=lambda es: sum(e.name in state_dict for e in es),
+    )
     counts = [k for k in state_dict if k.endswith(".num_batches_tracked")]
     arrays = _gather({k: v for k, v in state_dict.items() if k not in counts}, wanted, flat)
     return unflatten_dict(_stacked(arrays, stacked), sep="/")
@@ -125,7 +151,9 @@ def _stacked(arrays: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, .
     found = {}
     for path, shape in shapes.items():
         match = BLOCKS.fullmatch(path)
-        found[path] = np.stack([arrays[f"{match[1]}_block{b}{match[2]}"] for b in range(shape[0])]) if match else arrays[path]
+        found[path] = (
+            np.stack([arrays[f"{match[1]}_block{b}{match[2]}"] for b in range(shape[0])]) if match else arrays[path]
+        )
     return found
 
 
@@ -134,10 +162,14 @@ def _model_entries(paths: Mapping[str, Any], table: Table, layout: str) -> list[
     split = [(path, *path.split("/", 2)) for path in paths]
     inside = {f"{collection}/{rest}": path for path, collection, root, rest in split if root == "encoder"}
     encoder = [e._replace(path=inside[e.path], name="encoder." + e.name) for e in entries(inside, table, layout)]
-    return encoder + entries([path for path, _, root, _ in split if root != "encoder"], AROUND_ENCODER, AROUND_ENCODER.layouts[0])
+    return encoder + entries(
+        [path for path, _, root, _ in split if root != "encoder"], AROUND_ENCODER, AROUND_ENCODER.layouts[0]
+    )
 
 
-def _gather(state_dict: Mapping[str, np.ndarray], wanted: list[Entry], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+def _gather(
+    state_dict: Mapping[str, np.ndarray], wanted: list[Entry], shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, np.ndarray]:
     """Our arrays by path; InputError without a full stop where any side has something that the other has not."""
     missing = dict.fromkeys(e.name for e in wanted if e.name not in state_dict)
     known = {e.name for e in wanted}
@@ -156,10 +188,14 @@ def _gather(state_dict: Mapping[str, np.ndarray], wanted: list[Entry], shapes: M
         elif not np.isfinite(array.astype(np.float32)).all():
             wrong[f"{entry.name} not finite"] = None
         else:
-            arrays[entry.path] = _from_torch(array[entry.part * rows : (entry.part + 1) * rows].astype(np.float32), entry.kind)
+            arrays[entry.path] = _from_torch(
+                array[entry.part * rows : (entry.part + 1) * rows].astype(np.float32), entry.kind
+            )
     misses = {"missing": missing, "unexpected": unexpected, "unusable": wrong}
     if any(misses.values()):
-        raise InputError("; ".join(f"{len(names)} {what} ({_listed(list(names))})" for what, names in misses.items() if names))
+        raise InputError(
+            "; ".join(f"{len(names)} {what} ({_listed(list(names))})" for what, names in misses.items() if names)
+        )
     return arrays
 
 

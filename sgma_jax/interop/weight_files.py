@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from sgma_jax.errors import InputError
-from sgma_jax.reporting.atomic import write_atomically
+from sgma_jax.files import write_atomically
 
 PICKLES = (".pth", ".pt", ".bin")
 WRAPPERS = ("state_dict", "model")
@@ -23,8 +23,8 @@ WRAPPERS = ("state_dict", "model")
 def read_state_dict(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
     """The arrays of a file by name, and what else lies beside them in a training script's checkpoint.
 
-    Raises InputError for a file that is missing, damaged or of another kind, and for a pickle that holds anything but weights, of
-    which nothing is run.
+    Raises InputError for a file that is missing, damaged or of another kind, and for a pickle that holds anything
+    but weights, of which nothing is run.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file. Give the file of weights that you downloaded.")
@@ -32,7 +32,10 @@ def read_state_dict(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
         return read_safetensors(path)[0], []
     if path.suffix in PICKLES:
         return _read_pickle(path)
-    raise InputError(f"{path}: {path.suffix or 'no suffix'} is no kind of weights that is read here. Give a .safetensors, {', '.join(PICKLES)} file.")
+    raise InputError(
+        f"{path}: {path.suffix or 'no suffix'} is no kind of weights that is read here. Give a .safetensors, "
+        f"{', '.join(PICKLES)} file."
+    )
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -45,7 +48,8 @@ def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]
 
 
 def write_safetensors(path: Path, arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
-    """Write a safetensors file, or leave the former one as it was. Raises InputError where the path cannot be written."""
+    """Write a safetensors file, or leave the former one as it was. Raises InputError where the path cannot be
+    written."""
     if path.is_dir():
         raise InputError(f"{path} is a folder; give --out a file, such as {path / 'weights.safetensors'}.")
     try:
@@ -74,6 +78,8 @@ def _read_pickle(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
     wrapper = next((w for w in WRAPPERS if isinstance(loaded, Mapping) and isinstance(loaded.get(w), Mapping)), None)
     beside = [str(k) for k in loaded if k != wrapper] if wrapper else []
     tensors: Any = loaded[wrapper] if wrapper else loaded
-    if not isinstance(tensors, Mapping) or not all(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in tensors.items()):
+    if not isinstance(tensors, Mapping) or not all(
+        isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in tensors.items()
+    ):
         raise InputError(f"{path}: it is no dict of tensors by name. Save the model's `state_dict()`.")
     return {k: (v.float() if v.is_floating_point() else v).detach().numpy() for k, v in tensors.items()}, beside

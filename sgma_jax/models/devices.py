@@ -1,7 +1,9 @@
-"""What the devices of a mesh compute together inside the network: each holds some samples, and of these all image rows or a strip of them.
+"""What the devices of a mesh compute together inside the network: each holds some samples, and of these all image
+rows or a strip of them.
 
-The program of one device says so itself where it needs the others (`jax.shard_map` in training_step.py and evaluation.py). In a program
-that is not divided so, and along an axis of one device, every function here is the plain operation.
+The program of one device says so itself where it needs the others (`jax.shard_map` in training_step.py and
+evaluation.py). In a program that is not divided so, and along an axis of one device, every function here is the
+plain operation.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ def _divided(axes: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def rows_are_shared() -> bool:
-    """Whether an image's rows lie on several devices, in strips of the same height from the first device to the last."""
+    """Whether an image's rows lie on several devices, in strips of the same height from the first device to the
+    last."""
     return bool(_divided((ROWS,)))
 
 
@@ -50,12 +53,16 @@ def all_rows(x: Float[Array, "batch strip width channels"]) -> Float[Array, "bat
 
 
 def with_halo(
-    x: Float[Array, "*batch strip width channels"], above: int, below: int, border: Literal["constant", "edge"] = "constant"
+    x: Float[Array, "*batch strip width channels"],
+    above: int,
+    below: int,
+    border: Literal["constant", "edge"] = "constant",
 ) -> Float[Array, "*batch extended width channels"]:
-    """The strip between `above` rows of the devices before and `below` rows of those after; only where `rows_are_shared()`.
+    """The strip between `above` rows of the devices before and `below` rows of those after; only where
+    `rows_are_shared()`.
 
-    Beyond the image's borders lie zeros, or the outermost row again ("edge"), as `jnp.pad` calls it. One exchange each way; a strip that
-    is lower than what is asked for is of a coarse map, which is gathered whole instead.
+    Beyond the image's borders lie zeros, or the outermost row again ("edge"), as `jnp.pad` calls it. One exchange
+    each way; a strip that is lower than what is asked for is of a coarse map, which is gathered whole instead.
     """
     axis = x.ndim - 3
     strip, devices, own = x.shape[axis], lax.axis_size(ROWS), lax.axis_index(ROWS)
@@ -68,7 +75,9 @@ def with_halo(
         if not rows:
             continue
         neighbours = [(i, i + step) for i in range(devices) if 0 <= i + step < devices]
-        halo = lax.ppermute(lax.slice_in_dim(x, start, start + rows, axis=axis), ROWS, neighbours)  # zeros where nobody sends
+        halo = lax.ppermute(
+            lax.slice_in_dim(x, start, start + rows, axis=axis), ROWS, neighbours
+        )  # zeros where nobody sends
         if border == "edge":
             outermost = lax.slice_in_dim(x, 0 if step == 1 else strip - 1, 1 if step == 1 else strip, axis=axis)
             halo = jnp.where(own == end, outermost, halo)
@@ -79,8 +88,8 @@ def with_halo(
 def draw_for_samples(key: Array, samples: int, shape: tuple[int, ...]) -> Float[Array, "batch ..."]:
     """Uniform numbers in [0, 1), of `shape` for each of this device's samples.
 
-    They depend on the key and the sample's place in the global batch alone, so they are the same however the batch is divided, and on all
-    devices that share a sample.
+    They depend on the key and the sample's place in the global batch alone, so they are the same however the batch
+    is divided, and on all devices that share a sample.
     """
     axes = _divided(SAMPLES)
     first = lax.axis_index(axes) * samples if axes else 0

@@ -1,4 +1,5 @@
-"""SegFormer's all-MLP head (arXiv 2105.15203, section 3.2) [C]: four maps in, class logits at the finest map's size out."""
+"""SegFormer's all-MLP head (arXiv 2105.15203, section 3.2) [C]: four maps in, class logits at the finest map's size
+out."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ class AllMlpHead(nn.Module):
         mask: Bool[Array, "batch height width"],
         train: bool,
     ) -> Float[Array, "batch height width classes"]:
-        """Logits in float32; `mask` says which positions of the finest map take part in the normalisation's statistics."""
+        """Logits in float32; `mask` says which positions of the finest map take part in the normalisation's
+        statistics."""
         height, width = maps[0].shape[1:3]
         fuse = Kernel((len(maps) * self.width, self.width), nn.initializers.he_normal(), name="fuse")()
         total = jnp.zeros((), self.dtype)
@@ -33,8 +35,8 @@ class AllMlpHead(nn.Module):
             kernel = Kernel((channels, self.width), nn.initializers.lecun_normal(), name=f"linear_{i}")()
             bias = self.param(f"linear_{i}_bias", nn.initializers.zeros, (self.width,), jnp.float32)
             part = fuse[i * self.width : (i + 1) * self.width]
-            # The fuse convolution and the resize are linear, so each scale goes through its slice of the convolution at its
-            # own resolution; two linear maps in a row are one, merged wherever that is fewer operations [D].
+            # The fuse convolution and the resize are linear, so each scale goes through its slice of the convolution at
+            # its own resolution; two linear maps in a row are one, merged wherever that is fewer operations [D].
             if channels < x.shape[0] * x.shape[1] * x.shape[2]:
                 y = linear(x.astype(self.dtype), (kernel @ part).astype(self.dtype))
             else:

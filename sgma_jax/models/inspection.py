@@ -11,14 +11,14 @@ import jax
 import jax.numpy as jnp
 
 from sgma_jax.config import TrainConfig
-from sgma_jax.models.sgma import Sgma, initial_variables, make_model
+from sgma_jax.models.network import Sgma, initial_variables, make_model
 
 
 def inspect_model(config: TrainConfig, size: int) -> dict[str, Any]:
     """Costs of one forward pass over one image of `size` x `size` pixels with every modality.
 
-    A multiply-add counts as one; the compiler's count of floating-point operations, halved. Each part is compiled on its own, in
-    float32, because the compiler counts conversions from and to bfloat16 too.
+    A multiply-add counts as one; the compiler's count of floating-point operations, halved. Each part is compiled on
+    its own, in float32, because the compiler counts conversions from and to bfloat16 too.
     """
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, dtype="float32"))
     model = make_model(config).clone(unroll=True)
@@ -41,11 +41,22 @@ def inspect_model(config: TrainConfig, size: int) -> dict[str, Any]:
 
     parts: dict[str, dict[str, int]] = {}
     for part, count in {"stem": stem, "encoder": encoder, "fusion": fusion, "head": head}.items():
-        held = [leaf.size for root, tree in variables["params"].items() if root.startswith(part) for leaf in jax.tree.leaves(tree)]
+        held = [
+            leaf.size
+            for root, tree in variables["params"].items()
+            if root.startswith(part)
+            for leaf in jax.tree.leaves(tree)
+        ]
         parts[part] = {"parameters": sum(held), "multiply_adds": count}
     total = {key: sum(p[key] for p in parts.values()) for key in ("parameters", "multiply_adds")}
-    return {"name": config.name, "size": size, "modalities": list(config.data.modalities), "classes": len(config.data.classes),
-            "parts": parts, "total": total}  # fmt: skip
+    return {
+        "name": config.name,
+        "size": size,
+        "modalities": list(config.data.modalities),
+        "classes": len(config.data.classes),
+        "parts": parts,
+        "total": total,
+    }
 
 
 class SubsetCosts(NamedTuple):
@@ -61,7 +72,8 @@ class SubsetCosts(NamedTuple):
 
 
 def inspect_subsets(config: TrainConfig, size: int) -> list[SubsetCosts]:
-    """Costs of one forward pass by the number of sensors present: the encoder is shared, so which ones matters to the stem only."""
+    """Costs of one forward pass by the number of sensors present: the encoder is shared, so which ones matters to
+    the stem only."""
     model = make_model(config)
     variables, images, available = _shapes(config, size)
 
@@ -82,5 +94,12 @@ def inspect_subsets(config: TrainConfig, size: int) -> list[SubsetCosts]:
 
 def _shapes(config: TrainConfig, size: int) -> tuple[Any, dict[str, Any], Any]:
     """Variables, the images of one sample, and their availability."""
-    images = {m: jax.ShapeDtypeStruct((1, size, size, b), jnp.float32) for m, b in zip(config.data.modalities, config.data.bands, strict=True)}
-    return jax.eval_shape(lambda: initial_variables(config)), images, jax.ShapeDtypeStruct((1, len(images), size, size), jnp.bool_)
+    images = {
+        m: jax.ShapeDtypeStruct((1, size, size, b), jnp.float32)
+        for m, b in zip(config.data.modalities, config.data.bands, strict=True)
+    }
+    return (
+        jax.eval_shape(lambda: initial_variables(config)),
+        images,
+        jax.ShapeDtypeStruct((1, len(images), size, size), jnp.bool_),
+    )

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Num, UInt8
 from rasterio.windows import Window
 
 from sgma_jax.errors import InputError
-from sgma_jax.prediction.model import Run
+from sgma_jax.prediction.network import Run
 from sgma_jax.prediction.pipeline import Place, answer_windows
 from sgma_jax.prediction.predict import default_overlap, default_window
 from sgma_jax.prediction.scene import cut_window
@@ -43,9 +43,10 @@ def predict_image(
 ) -> Prediction:
     """Predict an image of any size from any non-empty subset of a run's sensors.
 
-    `images` holds raw values, as the run's data set has them, on one grid; a sensor of one band may leave out that axis. `available` says
-    where a sensor has a pixel, by default wherever it is finite. Give a `Run` rather than its folder to compile once for many images.
-    Window, overlap and batch as for `PredictOptions`. Raises InputError for sensors, bands or sizes that do not fit.
+    `images` holds raw values, as the run's data set has them, on one grid; a sensor of one band may leave out that
+    axis. `available` says where a sensor has a pixel, by default wherever it is finite. Give a `Run` rather than its
+    folder to compile once for many images. Window, overlap and batch as for `PredictOptions`. Raises InputError for
+    sensors, bands or sizes that do not fit.
     """
     run = run if isinstance(run, Run) else Run(Path(run))
     names = run.check_sensors(tuple(images))
@@ -58,7 +59,10 @@ def predict_image(
                 f"the image of {modality.name!r} is {' x '.join(map(str, pixels[modality.name].shape))}, "
                 f"it should be {height} x {width} x {modality.bands}."
             )
-    masks = {n: np.isfinite(pixels[n]).all(-1) & (True if available is None or n not in available else available[n]) for n in names}
+    masks = {
+        n: np.isfinite(pixels[n]).all(-1) & (True if available is None or n not in available else available[n])
+        for n in names
+    }
     tiling = Tiling(height, width, model.window, overlap if overlap >= 0 else default_overlap(model.window))
     blender = Blender(tiling, len(model.labels.classes), len(model.labels.layers), 0, tiling.rows)
 

@@ -26,19 +26,31 @@ from sgma_jax.structs import IGNORE
 
 def grid_to_json(grid: Grid) -> dict[str, Any]:
     """A grid as the journal has it."""
-    return {"crs": grid.crs.to_wkt() if grid.crs else None, "transform": list(grid.transform)[:6], "height": grid.height, "width": grid.width}
+    return {
+        "crs": grid.crs.to_wkt() if grid.crs else None,
+        "transform": list(grid.transform)[:6],
+        "height": grid.height,
+        "width": grid.width,
+    }
 
 
 def assemble(parts: Parts, out: Path, options: PredictOptions) -> list[Path]:
-    """Write all files of a map from its parts, and remove these; what was written, the map first. InputError where parts are missing."""
+    """Write all files of a map from its parts, and remove these; what was written, the map first. InputError where
+    parts are missing."""
     journal = parts.journal
     fields = journal["grid"]
-    grid = Grid(CRS.from_wkt(fields["crs"]) if fields["crs"] else None, Affine(*fields["transform"]), fields["height"], fields["width"])
+    grid = Grid(
+        CRS.from_wkt(fields["crs"]) if fields["crs"] else None,
+        Affine(*fields["transform"]),
+        fields["height"],
+        fields["width"],
+    )
     layers = layers_from_json(journal["layers"])
     tiling = Tiling(grid.height, grid.width, journal["window"], journal["overlap"])
     if missing := [unit for unit in range(tiling.rows) if unit not in parts]:
         raise InputError(
-            f"{parts.folder} has {tiling.rows - len(missing)} of {tiling.rows} rows of windows; the first that is missing is {missing[0]}. "
+            f"{parts.folder} has {tiling.rows - len(missing)} of {tiling.rows} rows of windows; the first that is "
+            f"missing is {missing[0]}. "
             "Run the missing shard, with --resume where it was stopped."
         )
 
@@ -47,26 +59,49 @@ def assemble(parts: Parts, out: Path, options: PredictOptions) -> list[Path]:
     def rows(name: str) -> Iterator[np.ndarray]:
         return (parts.read(unit)[name] for unit in range(tiling.rows))
 
-    tags = {"software": "sgma_jax", "classes": ",".join(layers.classes), "sensors": ",".join(layers.sensors), **journal["tags"]}
+    tags = {
+        "software": "sgma_jax",
+        "classes": ",".join(layers.classes),
+        "sensors": ",".join(layers.sensors),
+        **journal["tags"],
+    }
     written = []
     if options.probabilities:
         bands = [(f"probability {name}", {"class": name}) for name in layers.classes]
         write_geotiff(
-            options.probabilities, grid, rows("probabilities"), dtype="float32", nodata=np.nan, bands=bands, tags=tags, cog=options.cog,
+            options.probabilities,
+            grid,
+            rows("probabilities"),
+            dtype="float32",
+            nodata=np.nan,
+            bands=bands,
+            tags=tags,
+            cog=options.cog,
             overviews="AVERAGE",
-        )  # fmt: skip
+        )
         written.append(options.probabilities)
     for code, path in polygon_files(options.polygons, layers.classes):
         write_polygons(path, (r[0] == code for r in rows("map")), grid, layers.classes[code], code)
         written.append(path)
     # Last, so that who finds the map finds the rest.
-    write_geotiff(out, grid, rows("map"), dtype="uint8", nodata=IGNORE, bands=layers.bands(), tags=tags, colours=layers.palette, cog=options.cog)
+    write_geotiff(
+        out,
+        grid,
+        rows("map"),
+        dtype="uint8",
+        nodata=IGNORE,
+        bands=layers.bands(),
+        tags=tags,
+        colours=layers.palette,
+        cog=options.cog,
+    )
     parts.remove()
     return [out, *written]
 
 
 def _check_room(parts: Parts, out: Path) -> None:
-    """Raise OSError where the disk has less room than the rows take, which are compressed about as well as the map will be.
+    """Raise OSError where the disk has less room than the rows take, which are compressed about as well as the map
+    will be.
 
     Asked before and not found out midway, because libtiff tells of a failed write on stderr by itself.
     """
@@ -75,7 +110,8 @@ def _check_room(parts: Parts, out: Path) -> None:
 
 
 def merge_shards(out: Path, options: PredictOptions) -> list[Path]:
-    """Join what `predict_scene` with `shard` left beside `out`, on a file system that all hosts see: the same bytes as one host's.
+    """Join what `predict_scene` with `shard` left beside `out`, on a file system that all hosts see: the same bytes
+    as one host's.
 
     Of the options only those about files count. InputError where a shard is missing.
     """
@@ -96,7 +132,9 @@ def check_outputs(out: Path, options: PredictOptions) -> None:
         if path is None:
             continue
         if not path.parent.is_dir():
-            raise InputError(f"{flag} is {path}: the folder {path.parent} does not exist. Create it, or choose another.")
+            raise InputError(
+                f"{flag} is {path}: the folder {path.parent} does not exist. Create it, or choose another."
+            )
         if path.is_dir():
             raise InputError(f"{flag} is {path}, which is a folder; give a file.")
         if path.exists() and not options.overwrite:

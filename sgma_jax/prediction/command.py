@@ -11,7 +11,7 @@ from typing import Annotated
 import tyro
 
 from sgma_jax.errors import InputError, is_disk_full
-from sgma_jax.prediction.model import Run
+from sgma_jax.prediction.network import Run
 from sgma_jax.prediction.options import PredictOptions
 from sgma_jax.prediction.parts import parts_folder
 from sgma_jax.prediction.predict import merge_shards, predict_scene
@@ -28,9 +28,11 @@ class PredictArguments(PredictOptions):
     out: Path
     """GeoTIFF to write; with --scenes the folder for all of them."""
     sensor: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
-    """NAME=FILE, once for every sensor that is there; FILE may be a folder of tiles, and a sensor may be named again for more files."""
+    """NAME=FILE, once for every sensor that is there; FILE may be a folder of tiles, and a sensor may be named again
+    for more files."""
     scenes: Path | None = None
-    """Many scenes: a CSV with the columns id and one per sensor, or a folder with a folder per scene that holds SENSOR.tif."""
+    """Many scenes: a CSV with the columns id and one per sensor, or a folder with a folder per scene that holds
+    SENSOR.tif."""
     polygons: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """CLASS=FILE.gpkg, or CLASS.gpkg: file for the outlines of a class."""
     bands: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
@@ -44,13 +46,21 @@ def predict(arguments: Sequence[str]) -> None:
     given = tyro.cli(PredictArguments, args=list(arguments), prog="sgma predict")
     if given.merge:
         if given.run or given.sensor or given.scenes or given.shard:
-            raise InputError("--merge takes --out alone, with --probabilities and --polygons as they are to be written, and no run or sensor.")
+            raise InputError(
+                "--merge takes --out alone, with --probabilities and --polygons as they are to be written, and no run "
+                "or sensor."
+            )
         _say(merge_shards(given.out, given))
         return
     if given.run is None:
-        raise InputError("sgma predict needs the folder of a run first, such as `sgma predict RUN --sensor rgb=ortho.tif --out map.tif`.")
+        raise InputError(
+            "sgma predict needs the folder of a run first, such as `sgma predict RUN --sensor rgb=ortho.tif --out "
+            "map.tif`."
+        )
     if bool(given.sensor) == bool(given.scenes):
-        raise InputError("give the sensors of one scene with --sensor NAME=FILE, or many scenes with --scenes, and not both.")
+        raise InputError(
+            "give the sensors of one scene with --sensor NAME=FILE, or many scenes with --scenes, and not both."
+        )
     try:
         if given.scenes:
             _predict_many(given.run, read_scene_list(given.scenes, Run(given.run).config.data.modalities), given)
@@ -60,7 +70,10 @@ def predict(arguments: Sequence[str]) -> None:
                 print(f"shard {given.shard} is done; when all are: sgma predict --merge --out {given.out}")
     except KeyboardInterrupt:
         where = parts_folder(given.out) if not given.scenes else given.out
-        print(f"stopped; what is finished waits in {where}, and the same command with --resume goes on from there", file=sys.stderr)
+        print(
+            f"stopped; what is finished waits in {where}, and the same command with --resume goes on from there",
+            file=sys.stderr,
+        )
         raise SystemExit(130) from None
 
 
@@ -82,7 +95,9 @@ def _predict_many(folder: Path, scenes: Sequence[SceneFiles], given: PredictArgu
     try:
         given.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"--out is {given.out}, which is no folder that can be written ({error.strerror}). Choose another.") from error
+        raise InputError(
+            f"--out is {given.out}, which is no folder that can be written ({error.strerror}). Choose another."
+        ) from error
     run = Run(folder)
     failed = []
     for scene in scenes:
@@ -99,7 +114,10 @@ def _predict_many(folder: Path, scenes: Sequence[SceneFiles], given: PredictArgu
                 raise
             failed.append(f"{scene.id}: {type(error).__name__}: {error}")
     if failed:
-        print("\n".join([f"error: {len(failed)} of {len(scenes)} scenes failed, the others are done:", *failed]), file=sys.stderr)
+        print(
+            "\n".join([f"error: {len(failed)} of {len(scenes)} scenes failed, the others are done:", *failed]),
+            file=sys.stderr,
+        )
         raise SystemExit(1)
 
 

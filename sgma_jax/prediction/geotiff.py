@@ -40,19 +40,33 @@ def write_geotiff(
     cog: bool = False,
     overviews: str = "MODE",
 ) -> None:
-    """Write a tiled, compressed GeoTIFF of the grid from its rows [bands, some rows, width], top to bottom; the same rows make the same bytes.
+    """Write a tiled, compressed GeoTIFF of the grid from its rows [bands, some rows, width], top to bottom; the same
+    rows make the same bytes.
 
-    It appears under its name when it is whole and has been read back. `bands` holds description and tags of each; `colours` those of
-    the values 0, 1, ... of band 1. As TIFF knows colours in files of one band only, those of several are in NAME.aux.xml, where GDAL looks.
-    With `cog` the file is cloud-optimised, with overviews made as `overviews` says. A full disk leaves what was there before.
+    It appears under its name when it is whole and has been read back. `bands` holds description and tags of each;
+    `colours` those of the values 0, 1, ... of band 1. As TIFF knows colours in files of one band only, those of
+    several are in NAME.aux.xml, where GDAL looks. With `cog` the file is cloud-optimised, with overviews made as
+    `overviews` says. A full disk leaves what was there before.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tif")
     final, auxiliary = temporary.with_suffix(".cog.tif"), path.with_name(path.name + ".aux.xml")
     profile: dict[str, Any] = {
-        "driver": "GTiff", "width": grid.width, "height": grid.height, "count": len(bands), "dtype": dtype, "nodata": nodata,
-        "crs": grid.crs, "transform": grid.transform, "tiled": True, "blockxsize": BLOCK, "blockysize": BLOCK,
-        "compress": "deflate", "predictor": 3 if dtype == "float32" else 1, "interleave": "band", "bigtiff": "if_safer",
-    }  # fmt: skip
+        "driver": "GTiff",
+        "width": grid.width,
+        "height": grid.height,
+        "count": len(bands),
+        "dtype": dtype,
+        "nodata": nodata,
+        "crs": grid.crs,
+        "transform": grid.transform,
+        "tiled": True,
+        "blockxsize": BLOCK,
+        "blockysize": BLOCK,
+        "compress": "deflate",
+        "predictor": 3 if dtype == "float32" else 1,
+        "interleave": "band",
+        "bigtiff": "if_safer",
+    }
     if len(bands) > 1:
         profile["photometric"] = "minisblack"
     try:
@@ -70,7 +84,13 @@ def write_geotiff(
             _check(temporary, written)
             if cog:
                 resampling = {"overview_resampling": overviews, "resampling": overviews}
-                options = {"compress": "deflate", "blocksize": BLOCK, "bigtiff": "if_safer", "num_threads": "1", **resampling}
+                options = {
+                    "compress": "deflate",
+                    "blocksize": BLOCK,
+                    "bigtiff": "if_safer",
+                    "num_threads": "1",
+                    **resampling,
+                }
                 rasterio.shutil.copy(temporary, final, driver="COG", **options)
                 _check(final, written)
             else:
@@ -122,7 +142,10 @@ def _check(path: Path, checksums: list[int]) -> None:
 
 def _write_colours(path: Path, colours: Colours) -> None:
     entries = "".join(f'<Entry c1="{r}" c2="{g}" c3="{b}" c4="255" />' for r, g, b in colours)
-    text = f'<PAMDataset><PAMRasterBand band="1"><ColorInterp>Palette</ColorInterp><ColorTable>{entries}</ColorTable></PAMRasterBand></PAMDataset>\n'
+    text = (
+        f"<PAMDataset><PAMRasterBand "
+        f'band="1"><ColorInterp>Palette</ColorInterp><ColorTable>{entries}</ColorTable></PAMRasterBand></PAMDataset>\n'
+    )
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     temporary.write_text(text)
     os.replace(temporary, path)

@@ -44,10 +44,14 @@ def reference_grid(
     try:
         target = CRS.from_user_input(crs) if crs else grid.crs
     except CRSError as error:
-        raise InputError(f"--crs is {crs!r}, which is no coordinate reference system ({error}). Give one such as EPSG:32632.") from error
+        raise InputError(
+            f"--crs is {crs!r}, which is no coordinate reference system ({error}). Give one such as EPSG:32632."
+        ) from error
     if target != grid.crs or grid.transform.b or grid.transform.d:
         left, bottom, right, top = _bounds(grid)
-        transform, _, _ = calculate_default_transform(grid.crs, target, grid.width, grid.height, left=left, bottom=bottom, right=right, top=top)
+        transform, _, _ = calculate_default_transform(
+            grid.crs, target, grid.width, grid.height, left=left, bottom=bottom, right=right, top=top
+        )
         pixel = (abs(transform.a), abs(transform.e))
     else:
         pixel = (abs(grid.transform.a), abs(grid.transform.e))
@@ -56,10 +60,16 @@ def reference_grid(
         raise InputError(f"--resolution is {x} {y}; give the positive width and height of a pixel in units of the CRS.")
     left, bottom, right, top = bounds or transform_bounds(grid.crs, target, *_bounds(grid))
     if not (np.isfinite((left, bottom, right, top)).all() and left < right and bottom < top):
-        raise InputError(f"--bounds is {left} {bottom} {right} {top}; give left, bottom, right, top in units of the CRS, as gdalwarp -te does.")
+        raise InputError(
+            f"--bounds is {left} {bottom} {right} {top}; give left, bottom, right, top in units of the CRS, as "
+            f"gdalwarp -te does."
+        )
     # A raster's edge must not cost a row because of rounding.
     return Grid(
-        target, from_origin(left, top, x, y), max(1, int(np.ceil((top - bottom) / y - 1e-6))), max(1, int(np.ceil((right - left) / x - 1e-6)))
+        target,
+        from_origin(left, top, x, y),
+        max(1, int(np.ceil((top - bottom) / y - 1e-6))),
+        max(1, int(np.ceil((right - left) / x - 1e-6))),
     )
 
 
@@ -67,13 +77,17 @@ def _check_places(first: File, grids: Sequence[tuple[File, Grid]], needed: bool)
     """Raise InputError where files without a CRS cannot be laid over the others."""
     size = next(g for f, g in grids if f == first)
     for file, grid in grids:
-        if grid.crs is None and (needed or size.crs is not None or (grid.height, grid.width) != (size.height, size.width)):
+        if grid.crs is None and (
+            needed or size.crs is not None or (grid.height, grid.width) != (size.height, size.width)
+        ):
             raise InputError(
                 f"{file} states no CRS, so it cannot be laid over a grid with one or of another size ({first}). "
                 "Write the CRS into it (gdal_edit.py -a_srs EPSG:...), or resample it to the same rows and columns."
             )
         if grid.crs is not None and size.crs is None:
-            raise InputError(f"{first} states no CRS, but {file} does. Write the CRS into it (gdal_edit.py -a_srs EPSG:...).")
+            raise InputError(
+                f"{first} states no CRS, but {file} does. Write the CRS into it (gdal_edit.py -a_srs EPSG:...)."
+            )
 
 
 def _bounds(grid: Grid) -> tuple[float, float, float, float]:
@@ -99,7 +113,8 @@ def _union(grid: Grid, others: Sequence[Grid]) -> Grid:
 
 
 def _on(grid: Grid, other: Grid) -> tuple[float, float, float, float]:
-    """First row and column, last row and column of another grid's extent, in this grid's pixels; infinite where it cannot be said."""
+    """First row and column, last row and column of another grid's extent, in this grid's pixels; infinite where it
+    cannot be said."""
     if grid.crs is None or other.crs is None:
         return 0.0, 0.0, other.height, other.width
     try:
@@ -122,4 +137,9 @@ def extent_on(grid: Grid, other: Grid) -> tuple[float, float, float, float]:
 def touches(extent: tuple[float, float, float, float], window: Window) -> bool:
     """Whether an extent and a window share a pixel."""
     top, left, bottom, right = extent
-    return bool(top < window.row_off + window.height and bottom > window.row_off and left < window.col_off + window.width and right > window.col_off)
+    return bool(
+        top < window.row_off + window.height
+        and bottom > window.row_off
+        and left < window.col_off + window.width
+        and right > window.col_off
+    )

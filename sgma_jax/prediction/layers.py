@@ -39,13 +39,21 @@ class Layers:
         if self.confidence:
             bands.append(("confidence", {"unit": "percent", "meaning": "probability of the class"}))
         if self.used:
-            bands.append(("used sensors", {f"bit_{bit}": name for bit, name in zip(self.bits, self.sensors, strict=True)}))
-        bands += [(name, {"unit": "percent", "meaning": "share of the sensor in the answer"}) for name in self.robustness]
+            bands.append(
+                ("used sensors", {f"bit_{bit}": name for bit, name in zip(self.bits, self.sensors, strict=True)})
+            )
+        bands += [
+            (name, {"unit": "percent", "meaning": "share of the sensor in the answer"}) for name in self.robustness
+        ]
         return bands
 
     def arrays(self, rows: Rows) -> dict[str, np.ndarray]:
-        """The rows of every file: `map` [bands, rows, width] uint8 with nodata 255, and `probabilities` [classes, ...] float32 with NaN."""
-        slabs = [self._slab(Rows(*(a[..., first : first + SLAB, :] for a in rows))) for first in range(0, rows.total.shape[0], SLAB)]
+        """The rows of every file: `map` [bands, rows, width] uint8 with nodata 255, and `probabilities` [classes,
+        ...] float32 with NaN."""
+        slabs = [
+            self._slab(Rows(*(a[..., first : first + SLAB, :] for a in rows)))
+            for first in range(0, rows.total.shape[0], SLAB)
+        ]
         return {name: np.concatenate([slab[name] for slab in slabs], 1) for name in slabs[0]}
 
     def _slab(self, rows: Rows) -> dict[str, np.ndarray]:

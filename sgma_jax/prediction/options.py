@@ -24,7 +24,8 @@ class PredictOptions:
     batch: int = 8
     """Windows that the devices get at once. It changes the speed, not the map."""
     memory: str = ""
-    """What the rows being blended may take, such as 2GB; more makes higher strips. By default as little as possible, one row of windows."""
+    """What the rows being blended may take, such as 2GB; more makes higher strips. By default as little as possible,
+    one row of windows."""
     bands: tuple[str, ...] = ()
     """SENSOR=1,2,3: bands to take from a sensor's files, from 1; by default all but alpha."""
     grid: str = ""
@@ -46,7 +47,8 @@ class PredictOptions:
     polygons: tuple[str, ...] = ()
     """CLASS=FILE.gpkg, or CLASS.gpkg: file for the outlines of a class."""
     log_sensors: tuple[str, ...] = ()
-    """Sensors whose files hold intensities while the run was trained on decibels; known by itself where data_prep.geotiff took the logarithm."""
+    """Sensors whose files hold intensities while the run was trained on decibels; known by itself where
+    data_prep.geotiff took the logarithm."""
     cog: bool = False
     """Write cloud-optimised GeoTIFFs, with overviews."""
     resume: bool = False

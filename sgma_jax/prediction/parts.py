@@ -1,4 +1,5 @@
-"""The folder beside a map in which its finished rows wait until the map is whole: what --resume and --merge go on from."""
+"""The folder beside a map in which its finished rows wait until the map is whole: what --resume and --merge go on
+from."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from sgma_jax.errors import InputError, is_disk_full
-from sgma_jax.reporting.atomic import write_atomically
+from sgma_jax.files import write_atomically
 
 JOURNAL = "journal.json"
 
@@ -48,7 +49,9 @@ class Parts:
             with np.load(io.BytesIO(zlib.decompress(path.read_bytes()))) as arrays:
                 return dict(arrays)
         except (OSError, ValueError, zlib.error) as error:
-            raise InputError(f"{path} cannot be read ({error}). Remove it and run the same command with --resume.") from error
+            raise InputError(
+                f"{path} cannot be read ({error}). Remove it and run the same command with --resume."
+            ) from error
 
     def stored_bytes(self) -> int:
         """What all rows take on disk."""
@@ -63,11 +66,14 @@ class Parts:
 
 
 @contextlib.contextmanager
-def open_parts(out: Path, journal: Mapping[str, Any], resume: bool, shard: tuple[int, int], units: range) -> Iterator[Parts]:
+def open_parts(
+    out: Path, journal: Mapping[str, Any], resume: bool, shard: tuple[int, int], units: range
+) -> Iterator[Parts]:
     """The parts of a map that is about to be computed, held for this process alone.
 
-    With `resume`, or where other shards are at work, what is there stays and must be of the same prediction; `units` are those of this
-    shard, which are begun anew without `resume`. InputError where the folder cannot be written or is of something else.
+    With `resume`, or where other shards are at work, what is there stays and must be of the same prediction; `units`
+    are those of this shard, which are begun anew without `resume`. InputError where the folder cannot be written or
+    is of something else.
     """
     folder, journal = parts_folder(out), json.loads(json.dumps(journal))
     with writable(folder):
@@ -77,13 +83,16 @@ def open_parts(out: Path, journal: Mapping[str, Any], resume: bool, shard: tuple
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise InputError(f"{out}: another process is predicting it right now. Wait for it, or choose another --out.") from error
+            raise InputError(
+                f"{out}: another process is predicting it right now. Wait for it, or choose another --out."
+            ) from error
         found = _read_journal(folder)
         if found is not None and found != journal:
             changed = sorted(k for k in found.keys() | journal.keys() if found.get(k) != journal.get(k))
             if resume or shard[1] > 1:
                 raise InputError(
-                    f"{folder} is of a prediction with other {', '.join(changed)}. Run that command again, or remove the folder to begin anew."
+                    f"{folder} is of a prediction with other {', '.join(changed)}. Run that command again, or remove "
+                    f"the folder to begin anew."
                 )
         parts = Parts(folder, journal)
         with writable(folder):
@@ -100,7 +109,10 @@ def read_parts(out: Path) -> Parts:
     folder = parts_folder(out)
     journal = _read_journal(folder) if folder.is_dir() else None
     if journal is None:
-        raise InputError(f"{folder} does not exist or has no {JOURNAL}: there is nothing to merge. Run `sgma predict ... --shard I/N` first.")
+        raise InputError(
+            f"{folder} does not exist or has no {JOURNAL}: there is nothing to merge. Run `sgma predict ... --shard "
+            f"I/N` first."
+        )
     return Parts(folder, journal)
 
 
@@ -121,7 +133,9 @@ def _read_journal(folder: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise InputError(f"{folder / JOURNAL} cannot be read ({error}). Remove the folder {folder} to begin anew.") from error
+        raise InputError(
+            f"{folder / JOURNAL} cannot be read ({error}). Remove the folder {folder} to begin anew."
+        ) from error
     return journal
 
 

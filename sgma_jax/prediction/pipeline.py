@@ -1,4 +1,5 @@
-"""Reading, computing and writing at the same time: threads read windows, the devices answer batches, one thread blends and writes."""
+"""Reading, computing and writing at the same time: threads read windows, the devices answer batches, one thread
+blends and writes."""
 
 from __future__ import annotations
 
@@ -27,10 +28,11 @@ def answer_windows(
     places: Iterable[Place],
     take: Callable[[list[tuple[Place, int | None]], Answers | None], None],
 ) -> None:
-    """Read the windows at `places`, have the model answer those that are not None in full batches, and hand all to `take` in order.
+    """Read the windows at `places`, have the model answer those that are not None in full batches, and hand all to
+    `take` in order.
 
-    `take` runs in a thread of its own; it gets places with their row in the answers (numpy), or None for a window where nothing is
-    available. What goes wrong anywhere is raised here, after all threads have ended; so is Ctrl-C.
+    `take` runs in a thread of its own; it gets places with their row in the answers (numpy), or None for a window
+    where nothing is available. What goes wrong anywhere is raised here, after all threads have ended; so is Ctrl-C.
     """
     reading = ThreadPoolExecutor(READERS, thread_name_prefix="read")
     writing = ThreadPoolExecutor(1, thread_name_prefix="write")
@@ -75,7 +77,9 @@ def answer_windows(
 def _stack(batch: list[WindowData], size: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """One batch of the full size; what is missing repeats the last window."""
     full = batch + [batch[-1]] * (size - len(batch))
-    return {name: np.stack([w.images[name] for w in full]) for name in full[0].images}, np.stack([w.available for w in full])
+    return {name: np.stack([w.images[name] for w in full]) for name in full[0].images}, np.stack(
+        [w.available for w in full]
+    )
 
 
 def _take(take: Callable[..., None], sequence: list[tuple[Place, int | None]], answers: Any) -> None:

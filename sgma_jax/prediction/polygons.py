@@ -20,14 +20,17 @@ MANY = 10_000
 
 
 def polygon_files(given: Sequence[str], classes: Sequence[str]) -> list[tuple[int, Path]]:
-    """Class codes and files of `--polygons`; InputError where a class is unknown or the packages that write them are missing."""
+    """Class codes and files of `--polygons`; InputError where a class is unknown or the packages that write them are
+    missing."""
     files = []
     for text in given:
         name, _, file = text.rpartition("=")
         path = Path(file)
         name = name or path.stem
         if name not in classes:
-            raise InputError(f"--polygons {text}: the run has no class {name!r}; it has {', '.join(classes)}. Give CLASS=FILE.gpkg.")
+            raise InputError(
+                f"--polygons {text}: the run has no class {name!r}; it has {', '.join(classes)}. Give CLASS=FILE.gpkg."
+            )
         if path.suffix.lower() != ".gpkg":
             raise InputError(f"--polygons {text}: polygons are written as GeoPackage; give a file that ends in .gpkg.")
         files.append((classes.index(name), path))
@@ -39,19 +42,26 @@ def polygon_files(given: Sequence[str], classes: Sequence[str]) -> list[tuple[in
 def write_polygons(path: Path, rows: Iterable[np.ndarray], grid: Grid, name: str, code: int) -> None:
     """Write the outlines of the pixels that the rows [rows, width] of booleans mark, with class and area in pixels.
 
-    Pixels that touch at corners only are apart. Outlines are simplified so that they stay within one pixel of the pixels' edges; a shape that is
-    no longer a polygon then keeps its edges. Memory holds the rows of polygons that are not complete: it grows with the largest, not with the scene.
+    Pixels that touch at corners only are apart. Outlines are simplified so that they stay within one pixel of the
+    pixels' edges; a shape that is no longer a polygon then keeps its edges. Memory holds the rows of polygons that
+    are not complete: it grows with the largest, not with the scene.
     """
     pyogrio, shapely = _libraries()
     temporary = path.with_name(f".{path.name}.{os.getpid()}.gpkg")
     t = grid.transform
-    fields = {"geometry_type": "Polygon", "crs": grid.crs.to_wkt() if grid.crs else None, "layer": name, "driver": "GPKG"}
+    fields = {
+        "geometry_type": "Polygon",
+        "crs": grid.crs.to_wkt() if grid.crs else None,
+        "layer": name,
+        "driver": "GPKG",
+    }
     try:
         written = False
         for outlines, areas in _batches(complete_polygons(rows)):
             geometries = shapely.simplify(shapely.from_geojson(outlines), 1.0, preserve_topology=True)
             geometries = shapely.transform(
-                geometries, lambda p: np.stack((t.a * p[:, 0] + t.b * p[:, 1] + t.c, t.d * p[:, 0] + t.e * p[:, 1] + t.f), -1)
+                geometries,
+                lambda p: np.stack((t.a * p[:, 0] + t.b * p[:, 1] + t.c, t.d * p[:, 0] + t.e * p[:, 1] + t.f), -1),
             )
             data = [np.full(len(areas), name, object), np.full(len(areas), code, np.int32), np.array(areas, np.int64)]
             wkb = np.array(shapely.to_wkb(geometries), object)
@@ -64,7 +74,8 @@ def write_polygons(path: Path, rows: Iterable[np.ndarray], grid: Grid, name: str
 
 
 def complete_polygons(rows: Iterable[np.ndarray]) -> Iterator[tuple[dict[str, Any], int]]:
-    """GeoJSON polygons in (column, row), and their pixels, of the connected areas of a mask that arrives in rows from the top."""
+    """GeoJSON polygons in (column, row), and their pixels, of the connected areas of a mask that arrives in rows
+    from the top."""
     open_: np.ndarray | None = None  # the rows that areas without an end reach up to, with these areas only
     first = 0
     for part in rows:
@@ -95,7 +106,8 @@ def _area(ring: Sequence[Sequence[float]]) -> float:
 
 
 def _batches(polygons: Iterable[tuple[dict[str, Any], int]]) -> Iterator[tuple[list[str], list[int]]]:
-    """Polygons as texts of GeoJSON, and their pixels, many at a time; at least one batch, so that a file without polygons has its fields too."""
+    """Polygons as texts of GeoJSON, and their pixels, many at a time; at least one batch, so that a file without
+    polygons has its fields too."""
     import json
 
     outlines: list[str] = []
@@ -117,5 +129,7 @@ def _libraries() -> tuple[Any, Any]:
         import pyogrio.raw
         import shapely
     except ImportError as error:
-        raise InputError(f"--polygons needs the package {error.name}, which is not installed: pip install 'sgma_jax[vector]'.") from error
+        raise InputError(
+            f"--polygons needs the package {error.name}, which is not installed: pip install 'sgma_jax[vector]'."
+        ) from error
     return pyogrio, shapely

@@ -16,14 +16,14 @@ from sgma_jax.prediction.assemble import assemble, check_outputs, grid_to_json
 from sgma_jax.prediction.assemble import merge_shards as merge_shards
 from sgma_jax.prediction.grids import File, reference_grid
 from sgma_jax.prediction.layers import Layers, choose_layers
-from sgma_jax.prediction.model import Run
+from sgma_jax.prediction.network import Run
 from sgma_jax.prediction.options import PredictOptions, bands_of, memory_bytes, shard_of
 from sgma_jax.prediction.parts import Parts, open_parts
 from sgma_jax.prediction.pipeline import WAITING, Place, answer_windows
 from sgma_jax.prediction.polygons import polygon_files
 from sgma_jax.prediction.scene import Scene, Sensor, check_files, list_files
 from sgma_jax.prediction.windows import CELL, Answers, Blender, Tiling, WindowModel
-from sgma_jax.reporting.progress import Progress
+from sgma_jax.show.progress import Progress
 
 
 def predict_scene(
@@ -32,11 +32,13 @@ def predict_scene(
     out: Path | str,
     options: PredictOptions = PredictOptions(),  # noqa: B008 (frozen)
 ) -> list[Path]:
-    """Predict a scene from any non-empty subset of a run's sensors, each a file, a folder of tiles or several files; returns what was written.
+    """Predict a scene from any non-empty subset of a run's sensors, each a file, a folder of tiles or several files;
+    returns what was written.
 
-    The map `out` is a GeoTIFF on the grid of the first sensor, or on the one that `options` ask for: band 1 the class, 255 where no
-    sensor has a pixel. Files appear under their names when they are whole. With `options.shard` nothing is written but this shard's
-    parts, and `merge_shards` ends it. Raises InputError, before anything is computed, for what cannot be read, placed or written.
+    The map `out` is a GeoTIFF on the grid of the first sensor, or on the one that `options` ask for: band 1 the
+    class, 255 where no sensor has a pixel. Files appear under their names when they are whole. With `options.shard`
+    nothing is written but this shard's parts, and `merge_shards` ends it. Raises InputError, before anything is
+    computed, for what cannot be read, placed or written.
     """
     out = Path(out)
     run = run if isinstance(run, Run) else Run(Path(run))
@@ -52,7 +54,11 @@ def predict_scene(
 def open_scene(run: Run, sensors: Mapping[str, File | Sequence[File]], options: PredictOptions) -> Iterator[Scene]:
     """The files of the sensors on the grid that is asked for, checked; InputError names the file that does not fit."""
     names, bands = run.check_sensors(tuple(sensors)), bands_of(options.bands)
-    for flag, given in (("--bands", bands), ("--log-sensors", options.log_sensors), ("--grid", (options.grid,) if options.grid else ())):
+    for flag, given in (
+        ("--bands", bands),
+        ("--log-sensors", options.log_sensors),
+        ("--grid", (options.grid,) if options.grid else ()),
+    ):
         if unknown := [name for name in given if name not in names]:
             raise InputError(f"{flag} names {unknown[0]!r}, which is not among the sensors given, {', '.join(names)}.")
     modalities = {m.name: m for m in run.schema.schema.modalities}
@@ -66,7 +72,14 @@ def open_scene(run: Run, sensors: Mapping[str, File | Sequence[File]], options: 
             check_files(rasters, sensor)
             found.append(sensor)
         reference = options.grid or next(iter(sensors))
-        grid = reference_grid(rasters, {s.modality.name: s.files for s in found}, reference, options.crs, options.resolution, options.bounds)
+        grid = reference_grid(
+            rasters,
+            {s.modality.name: s.files for s in found},
+            reference,
+            options.crs,
+            options.resolution,
+            options.bounds,
+        )
         scene = Scene(found, grid)
     try:
         yield scene
@@ -99,16 +112,27 @@ def write_scene(model: WindowModel, scene: Scene, out: Path, options: PredictOpt
         "window": model.window,
         "overlap": overlap,
         "layers": layers.to_json(),
-        "tags": {"run": str(model.identity.get("run", "")), "step": str(model.identity.get("step", "")), "version": version("sgma_jax")},
+        "tags": {
+            "run": str(model.identity.get("run", "")),
+            "step": str(model.identity.get("step", "")),
+            "version": version("sgma_jax"),
+        },
     }
     if len(outside := scene.outside()) == len(scene.sensors):
-        raise InputError(f"no sensor has a pixel within the map's bounds ({', '.join(outside)}); correct --bounds, --crs or the files.")
+        raise InputError(
+            f"no sensor has a pixel within the map's bounds ({', '.join(outside)}); correct --bounds, --crs or the "
+            f"files."
+        )
     with open_parts(out, journal, options.resume, (number, count), units) as parts:
         todo = [unit for unit in units if unit not in parts]
-        with Progress("windows", len(units) * tiling.columns, start=(len(units) - len(todo)) * tiling.columns) as progress:
+        with Progress(
+            "windows", len(units) * tiling.columns, start=(len(units) - len(todo)) * tiling.columns
+        ) as progress:
             progress.say(
-                f"{scene.grid.width} x {scene.grid.height} pixels, {tiling.rows} x {tiling.columns} windows of {tiling.window}, overlap {overlap}; "
-                f"strips of {strip} row(s) of windows take {blending_bytes(tiling, layers, strip) / 1e6:.0f} MB, windows on their way "
+                f"{scene.grid.width} x {scene.grid.height} pixels, {tiling.rows} x {tiling.columns} windows of "
+                f"{tiling.window}, overlap {overlap}; "
+                f"strips of {strip} row(s) of windows take {blending_bytes(tiling, layers, strip) / 1e6:.0f} MB, "
+                f"windows on their way "
                 f"{waiting_bytes(model) / 1e6:.0f} MB and GDAL up to {CACHE_MB} MB, besides the network"
             )
             if outside:
@@ -126,12 +150,22 @@ def write_scene(model: WindowModel, scene: Scene, out: Path, options: PredictOpt
 class _Work:
     """Computes runs of units."""
 
-    def __init__(self, model: WindowModel, scene: Scene, tiling: Tiling, layers: Layers, parts: Parts, progress: Progress, done: int) -> None:
+    def __init__(
+        self,
+        model: WindowModel,
+        scene: Scene,
+        tiling: Tiling,
+        layers: Layers,
+        parts: Parts,
+        progress: Progress,
+        done: int,
+    ) -> None:
         self.model, self.scene, self.tiling, self.layers, self.parts = model, scene, tiling, layers, parts
         self.progress, self.done, self.start, self.began = progress, done, done, time.monotonic()
 
     def compute(self, first: int, last: int, strip: int) -> None:
-        """Compute the units `first` to `last - 1`, `strip` of them at once; the row of windows before them is computed too, for what it shares."""
+        """Compute the units `first` to `last - 1`, `strip` of them at once; the row of windows before them is
+        computed too, for what it shares."""
         tiling = self.tiling
         begin = max(first - 1, 0) if tiling.overlap else first
         blender = Blender(tiling, len(self.layers.classes), len(self.layers.robustness), begin, strip)
@@ -144,13 +178,17 @@ class _Work:
                     blender.move_to(row)
                     top = row
                 if index is not None and answers is not None:
-                    blender.add(row, column, answers.probabilities[index], answers.robustness[index], answers.used[index])
+                    blender.add(
+                        row, column, answers.probabilities[index], answers.robustness[index], answers.used[index]
+                    )
                 if column == tiling.columns - 1 and (row == top + strip - 1 or row == last - 1):
                     for unit in range(max(top, first), row + 1):
                         self.parts.write(unit, self.layers.arrays(blender.finish(unit)))
                 self.done += row >= first
             seconds = time.monotonic() - self.began
-            self.progress.update(self.done, megapixels_per_second=(self.done - self.start) * tiling.stride**2 / 1e6 / seconds)
+            self.progress.update(
+                self.done, megapixels_per_second=(self.done - self.start) * tiling.stride**2 / 1e6 / seconds
+            )
 
         places = ((row, column) for row in range(begin, last) for column in range(tiling.columns))
         answer_windows(self.model, lambda row, column: self.scene.read(tiling, row, column), places, take)
@@ -167,18 +205,22 @@ def blending_bytes(tiling: Tiling, layers: Layers, strip: int) -> int:
 def waiting_bytes(model: WindowModel) -> int:
     """What is read ahead, with the devices, and waiting to be blended."""
     bands = sum(m.bands for m in model.labels.sensors)
-    pixel = 2 * (4 * bands + len(model.labels.sensors)) + WAITING * 2 * (len(model.labels.classes) + len(model.labels.layers) + 1)
+    pixel = 2 * (4 * bands + len(model.labels.sensors)) + WAITING * 2 * (
+        len(model.labels.classes) + len(model.labels.layers) + 1
+    )
     return model.batch * model.window**2 * pixel
 
 
 def strip_rows(tiling: Tiling, layers: Layers, memory: int, rows: int) -> int:
-    """Rows of windows in a strip: as many as fit into the memory, one where nothing is said; InputError where not even one does."""
+    """Rows of windows in a strip: as many as fit into the memory, one where nothing is said; InputError where not
+    even one does."""
     least = blending_bytes(tiling, layers, 1)
     if not memory:
         return 1
     if memory < least:
         raise InputError(
-            f"--memory is {memory / 1e6:.0f} MB, but one row of windows over {tiling.width} pixels takes {least / 1e6:.0f} MB. "
+            f"--memory is {memory / 1e6:.0f} MB, but one row of windows over {tiling.width} pixels takes "
+            f"{least / 1e6:.0f} MB. "
             "Give that, a smaller --window, or a part of the scene with --bounds."
         )
     return max(1, min(rows, 1 + (memory - least) // (blending_bytes(tiling, layers, 2) - least)))
@@ -194,7 +236,8 @@ def _runs(units: Sequence[int]) -> Iterator[tuple[int, int]]:
 
 
 def _identity(file: File) -> list[Any]:
-    """Name, size and time of a file, by which a prediction that goes on knows it again; hosts may have it at different places."""
+    """Name, size and time of a file, by which a prediction that goes on knows it again; hosts may have it at
+    different places."""
     if isinstance(file, str):
         return [file]
     found = os.stat(file)

@@ -50,16 +50,26 @@ class Scene:
         self.sensors, self.grid = tuple(sensors), grid
         self._local = threading.local()
         self._opened: list[Rasters] = []
-        self._extents = {file: extent_on(grid, self._rasters().grid(file)) for sensor in sensors for file in sensor.files}
+        self._extents = {
+            file: extent_on(grid, self._rasters().grid(file)) for sensor in sensors for file in sensor.files
+        }
 
     def read(self, tiling: Tiling, row: int, column: int) -> WindowData | None:
         """A window of the tiling, mirrored where it reaches beyond the scene; None where no sensor has a pixel."""
-        return cut_window(tiling, row, column, [s.modality for s in self.sensors], lambda part: [self._sensor(s, part) for s in self.sensors])
+        return cut_window(
+            tiling,
+            row,
+            column,
+            [s.modality for s in self.sensors],
+            lambda part: [self._sensor(s, part) for s in self.sensors],
+        )
 
     def outside(self) -> list[str]:
         """Sensors that have no pixel on the grid."""
         whole = Window(0, 0, self.grid.width, self.grid.height)
-        return [s.modality.name for s in self.sensors if not any(touches(self._extents[file], whole) for file in s.files)]
+        return [
+            s.modality.name for s in self.sensors if not any(touches(self._extents[file], whole) for file in s.files)
+        ]
 
     def close(self) -> None:
         """Close all files."""
@@ -104,7 +114,8 @@ def cut_window(
 ) -> WindowData | None:
     """A window of the tiling, mirrored where it reaches beyond the scene; None where no sensor has a pixel.
 
-    `read` returns values [rows, columns, bands] and availability [rows, columns] of every sensor for a part that lies inside the scene.
+    `read` returns values [rows, columns, bands] and availability [rows, columns] of every sensor for a part that
+    lies inside the scene.
     """
     rows = reflect(tiling.start(row), tiling.window, tiling.height)
     columns = reflect(tiling.start(column), tiling.window, tiling.width)
@@ -113,7 +124,9 @@ def cut_window(
     if not any(available.any() for _, available in parts):
         return None
     place = np.ix_(rows - top, columns - left)
-    images = {modality.name: normalised(values[place], modality) for modality, (values, _) in zip(sensors, parts, strict=True)}
+    images = {
+        modality.name: normalised(values[place], modality) for modality, (values, _) in zip(sensors, parts, strict=True)
+    }
     return WindowData(images, np.stack([available[place] for _, available in parts]))
 
 
@@ -124,9 +137,14 @@ def list_files(sensor: str, given: Sequence[File]) -> tuple[File, ...]:
         if "://" in str(item) or str(item).startswith("/vsi"):
             files.append(item)
         elif Path(item).is_dir():
-            found = sorted(p for p in Path(item).iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+            found = sorted(
+                p for p in Path(item).iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")
+            )
             if not found:
-                raise InputError(f"--sensor {sensor}: the folder {item} holds no raster ({', '.join(SUFFIXES)}). Give another folder, or files.")
+                raise InputError(
+                    f"--sensor {sensor}: the folder {item} holds no raster ({', '.join(SUFFIXES)}). Give another "
+                    f"folder, or files."
+                )
             files += found
         elif Path(item).is_file():
             files.append(Path(item))
@@ -138,13 +156,16 @@ def list_files(sensor: str, given: Sequence[File]) -> tuple[File, ...]:
 
 
 def check_files(rasters: Rasters, sensor: Sensor) -> None:
-    """Open every file of a sensor; InputError where one cannot be what the run was trained on, or nothing says where it lies."""
+    """Open every file of a sensor; InputError where one cannot be what the run was trained on, or nothing says where
+    it lies."""
     modality = sensor.modality
     for file in sensor.files:
         dataset = rasters.open(file)
         bands = list(sensor.bands) or rasters.bands(file)
         if wrong := [b for b in bands if not 1 <= b <= dataset.count]:
-            raise InputError(f"{file} has {dataset.count} bands, but --bands names band {wrong[0]} of {modality.name!r}. Correct it.")
+            raise InputError(
+                f"{file} has {dataset.count} bands, but --bands names band {wrong[0]} of {modality.name!r}. Correct it."
+            )
         if len(bands) != modality.bands:
             choice = ",".join(map(str, range(1, modality.bands + 1)))
             raise InputError(
@@ -152,10 +173,15 @@ def check_files(rasters: Rasters, sensor: Sensor) -> None:
                 f"Choose them with --bands {modality.name}={choice}, or give the right file."
             )
         if (dtype := dataset.dtypes[bands[0] - 1]) not in DTYPES:
-            raise InputError(f"{file}: {modality.name!r} is of type {dtype}. Convert the raster to one of {', '.join(DTYPES)}.")
+            raise InputError(
+                f"{file}: {modality.name!r} is of type {dtype}. Convert the raster to one of {', '.join(DTYPES)}."
+            )
         if dataset.crs is None and (dataset.gcps[0] or dataset.rpcs):
             raise InputError(
-                f"{file} has ground control points or RPCs only, no grid of its own. Warp it first (gdalwarp -r bilinear -t_srs EPSG:... IN OUT)."
+                f"{file} has ground control points or RPCs only, no grid of its own. Warp it first (gdalwarp -r "
+                f"bilinear -t_srs EPSG:... IN OUT)."
             )
         if abs(dataset.transform.determinant) == 0:
-            raise InputError(f"{file} has pixels of no size (its geotransform is singular). Correct it (gdal_edit.py -a_ullr ...).")
+            raise InputError(
+                f"{file} has pixels of no size (its geotransform is singular). Correct it (gdal_edit.py -a_ullr ...)."
+            )

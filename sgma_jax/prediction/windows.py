@@ -1,7 +1,7 @@
 """Where the windows of a scene lie, what they weigh where they overlap, and how their answers become rows of a map.
 
-All blending is in integers: probabilities arrive as 16-bit fractions and weights are 256ths whose sums are exact, so the sum does not
-depend on the order, and the same windows give the same bytes however they were grouped.
+All blending is in integers: probabilities arrive as 16-bit fractions and weights are 256ths whose sums are exact, so
+the sum does not depend on the order, and the same windows give the same bytes however they were grouped.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from sgma_jax.data.schema import Modality
 from sgma_jax.errors import InputError
 
 CELL = 32
-"""Coarsest stride of the network. Windows start at the same phase of it, so that a pixel lies in the same cell of every window."""
+"""Coarsest stride of the network. Windows start at the same phase of it, so that a pixel lies in the same cell of
+every window."""
 ONE = 65535
 """The 16-bit integer that stands for 1."""
 WEIGHT = 256
@@ -59,7 +60,8 @@ class WindowModel(Protocol):
     """What its answers depend on, as JSON."""
 
     def __call__(self, images: dict[str, np.ndarray], available: np.ndarray) -> Answers:
-        """Answers of a batch of exactly `batch` windows: images [batch, window, window, bands], available [batch, sensor, window, window]."""
+        """Answers of a batch of exactly `batch` windows: images [batch, window, window, bands], available [batch,
+        sensor, window, window]."""
 
 
 @dataclass(frozen=True)
@@ -76,9 +78,14 @@ class Tiling:
 
     def __post_init__(self) -> None:
         if self.window < CELL or self.window % CELL:
-            raise InputError(f"--window is {self.window}; it must be a multiple of {CELL}, the network's coarsest stride.")
+            raise InputError(
+                f"--window is {self.window}; it must be a multiple of {CELL}, the network's coarsest stride."
+            )
         if self.overlap % CELL or not 0 <= self.overlap <= self.window // 2:
-            raise InputError(f"--overlap is {self.overlap}; it must be a multiple of {CELL} between 0 and half of --window ({self.window // 2}).")
+            raise InputError(
+                f"--overlap is {self.overlap}; it must be a multiple of {CELL} between 0 and half of --window "
+                f"({self.window // 2})."
+            )
 
     @property
     def stride(self) -> int:
@@ -111,21 +118,25 @@ class Tiling:
 
     @property
     def blind(self) -> int:
-        """[C] Outermost pixels of a window that count for nothing where a neighbour sees them better: a quarter of the overlap.
+        """[C] Outermost pixels of a window that count for nothing where a neighbour sees them better: a quarter of
+        the overlap.
 
         For a network that looks no further than this, the map is that of one window over the whole scene.
         """
         return self.overlap // 4
 
     def weights(self, number: int, count: int) -> np.ndarray:
-        """[window] uint32, 256ths, along one axis, of window `number` of `count`; those of all windows add up to 256 at every pixel.
+        """[window] uint32, 256ths, along one axis, of window `number` of `count`; those of all windows add up to 256
+        at every pixel.
 
         They rise as a squared sine over the middle half of the overlap; where there is no neighbour they are 256.
         """
         weights = np.full(self.window, WEIGHT, np.uint32)
         rise = np.zeros(self.overlap, np.uint32)
         ramp = self.overlap - 2 * self.blind
-        rise[self.blind : self.blind + ramp] = np.rint(WEIGHT * np.sin(0.5 * np.pi * (np.arange(ramp) + 0.5) / max(ramp, 1)) ** 2)
+        rise[self.blind : self.blind + ramp] = np.rint(
+            WEIGHT * np.sin(0.5 * np.pi * (np.arange(ramp) + 0.5) / max(ramp, 1)) ** 2
+        )
         rise[self.blind + ramp :] = WEIGHT
         if number > 0:
             weights[: self.overlap] = rise
@@ -135,7 +146,8 @@ class Tiling:
 
 
 def reflect(first: int, count: int, size: int) -> np.ndarray:
-    """Pixels `first` to `first + count` of an axis of `size` pixels that is mirrored at its first and last pixel again and again."""
+    """Pixels `first` to `first + count` of an axis of `size` pixels that is mirrored at its first and last pixel
+    again and again."""
     if size == 1:
         return np.zeros(count, np.int64)
     folded = np.arange(first, first + count) % (2 * (size - 1))
@@ -158,7 +170,8 @@ class Rows(NamedTuple):
 class Blender:
     """Adds up windows, row of windows by row of windows, and hands out rows of pixels as they become final.
 
-    Holds as many rows of windows as `strip` says, and the rows that the next ones share; a scene's height does not matter.
+    Holds as many rows of windows as `strip` says, and the rows that the next ones share; a scene's height does not
+    matter.
     """
 
     def __init__(self, tiling: Tiling, classes: int, layers: int, first: int, strip: int) -> None:
@@ -185,9 +198,13 @@ class Blender:
         self._used[place] |= used
 
     def finish(self, row: int) -> Rows:
-        """The pixels of `tiling.unit(row)`, for which all windows must have been added, or left out because they see nothing."""
+        """The pixels of `tiling.unit(row)`, for which all windows must have been added, or left out because they see
+        nothing."""
         first, last = self.tiling.unit(row)
-        rows, columns = slice(first - self._top, last - self._top), slice(self.tiling.margin, self.tiling.margin + self.tiling.width)
+        rows, columns = (
+            slice(first - self._top, last - self._top),
+            slice(self.tiling.margin, self.tiling.margin + self.tiling.width),
+        )
         return Rows(*(a[..., rows, columns] for a in (self._sums, self._robustness, self._total, self._used)))
 
     def everything(self) -> Rows:

@@ -1,4 +1,5 @@
-"""What a compiled program is said to send, against programs whose collectives are known, and the laws that extrapolate it."""
+"""What a compiled program is said to send, against programs whose collectives are known, and the laws that
+extrapolate it."""
 
 from __future__ import annotations
 
@@ -33,18 +34,30 @@ assert found == {("all-reduce", 2, 1, ((8,),), 32), ("all-gather", 2, 1, ((16,),
 
 def test_every_collective_is_found_with_its_bytes_and_how_often_a_loop_gets_there() -> None:
     environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
-    done = subprocess.run([sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
     assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(
     ("groups", "devices"),
-    [("{{0,1,2,3},{4,5,6,7}}", 4), ("[2,4]<=[8]", 4), ("mesh['x'=2,'y'=4] {'y'}", 4), ("mesh['x'=2,'y'=4] {'x','y'}", 8), ("{{0},{1}}", None)],
+    [
+        ("{{0,1,2,3},{4,5,6,7}}", 4),
+        ("[2,4]<=[8]", 4),
+        ("mesh['x'=2,'y'=4] {'y'}", 4),
+        ("mesh['x'=2,'y'=4] {'x','y'}", 8),
+        ("{{0},{1}}", None),
+    ],
 )
 def test_every_way_to_write_the_devices_of_a_group_is_read(groups: str, devices: int | None) -> None:
     reduce = f"(f32[3]{{0}}, bf16[2,5]{{1,0}}) all-reduce(%p, %q), replica_groups={groups}, to_apply=%add"
-    found = collectives(f"%add (a: f32[]) -> f32[] {{\n}}\nENTRY %main (p: f32[3]) -> f32[3] {{\n  ROOT %r = {reduce}\n}}\n")
-    assert [(c.group, c.shapes, c.whole_bytes) for c in found] == ([] if devices is None else [(devices, ((3,), (2, 5)), 32)])
+    found = collectives(
+        f"%add (a: f32[]) -> f32[] {{\n}}\nENTRY %main (p: f32[3]) -> f32[3] {{\n  ROOT %r = {reduce}\n}}\n"
+    )
+    assert [(c.group, c.shapes, c.whole_bytes) for c in found] == (
+        [] if devices is None else [(devices, ((3,), (2, 5)), 32)]
+    )
 
 
 def test_a_loop_of_unknown_length_that_sends_something_is_refused() -> None:
@@ -56,7 +69,9 @@ def test_a_loop_of_unknown_length_that_sends_something_is_refused() -> None:
 
 def test_collectives_over_part_of_the_mesh_are_told_apart() -> None:
     assert among("all-reduce", 64, 64, 8) == "all"
-    assert among("all-reduce", 8, 64, 8) == "data"  # a group of eight either way: only gathers and scatters run over fsdp
+    assert (
+        among("all-reduce", 8, 64, 8) == "data"
+    )  # a group of eight either way: only gathers and scatters run over fsdp
     assert among("all-gather", 8, 64, 8) == "fsdp"
 
 
@@ -73,5 +88,7 @@ def test_time_is_what_goes_through_a_devices_links_and_the_hops() -> None:
     assert tree.seconds("all-gather", 8e9, 16) == pytest.approx(7.5)  # 15 of 16 parts come in
     assert tree.seconds("all-reduce", 8e9, 16) == pytest.approx(15.0)
     assert tree.seconds("all-gather", 8e9, 8) == pytest.approx(0.7)
-    assert Link("torus", "", 1e9, torus=True, hop_seconds=1.0).seconds("all-gather", 0.0, 4096) == pytest.approx(45.0)  # 15 along each side
+    assert Link("torus", "", 1e9, torus=True, hop_seconds=1.0).seconds("all-gather", 0.0, 4096) == pytest.approx(
+        45.0
+    )  # 15 along each side
     assert Link("tree", "", 1e9, hop_seconds=1.0).seconds("all-reduce", 0.0, 4096) == pytest.approx(24.0)

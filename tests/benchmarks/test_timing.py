@@ -68,7 +68,10 @@ def test_a_summary_is_the_median_with_the_extremes() -> None:
 
 def test_pytorchs_contenders_hold_no_jax() -> None:
     """Their peak memory is compared with ours."""
-    code = "import sys, experiments.benchmarks.train_step, experiments.benchmarks.inference; assert 'jax' not in sys.modules"
+    code = (
+        "import sys, experiments.benchmarks.train_step, experiments.benchmarks.inference; assert 'jax' not in "
+        "sys.modules"
+    )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 

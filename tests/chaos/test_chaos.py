@@ -1,6 +1,7 @@
 """A run that is killed, starved and damaged, and ends as the one that nobody disturbed: equal to the last bit.
 
-`make test-chaos` does 20 kills and everything else; CI does the short form. Both print what was survived and what was lost.
+`make test-chaos` does 20 kills and everything else; CI does the short form. Both print what was survived and what
+was lost.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ import numpy as np
 import pytest
 
 from data_prep.synthetic import Options, convert_city
-from sgma_jax.checkpointing import Checkpoints, newest_step
-from sgma_jax.reporting.metrics_log import read_metrics
-from sgma_jax.runs import read_config
+from sgma_jax.runs.checkpoints import Checkpoints, newest_step
+from sgma_jax.runs.folder import read_config
+from sgma_jax.runs.metrics_log import read_metrics
 from sgma_jax.sharding import make_mesh
-from sgma_jax.training_step import state_initializer
+from sgma_jax.training.step import state_initializer
 from tests.end_to_end.conftest import PRESET
 
 FULL = os.environ.get("SGMA_CHAOS") == "full"
@@ -49,8 +50,21 @@ class Chaos:
         self.deadline = time.monotonic() + SECONDS
 
     def start(self, run: Path | None = None) -> subprocess.Popen[str]:
-        command = [sys.executable, "-c", "from sgma_jax.cli import main; main()", "train", self.preset, "--workdir", run or self.run]
-        return subprocess.Popen([*map(str, command), "--data.path", str(self.data)], stderr=subprocess.PIPE, text=True, start_new_session=True)
+        command = [
+            sys.executable,
+            "-c",
+            "from sgma_jax.cli import main; main()",
+            "train",
+            self.preset,
+            "--workdir",
+            run or self.run,
+        ]
+        return subprocess.Popen(
+            [*map(str, command), "--data.path", str(self.data)],
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
 
     def end(self, process: subprocess.Popen[str], status: int, *words: str) -> None:
         """The process must end by itself, with this status and a last line that says so."""
@@ -113,7 +127,10 @@ class Chaos:
 
     def damage_checkpoint(self) -> None:
         step = newest_step(self.run)
-        largest = max((f for f in (self.run / "checkpoints" / str(step) / "model").rglob("*") if f.is_file()), key=lambda f: f.stat().st_size)
+        largest = max(
+            (f for f in (self.run / "checkpoints" / str(step) / "model").rglob("*") if f.is_file()),
+            key=lambda f: f.stat().st_size,
+        )
         data = bytearray(largest.read_bytes())
         data[self.random.randrange(len(data) // 4, len(data) // 2)] ^= 32
         largest.write_bytes(data)
@@ -131,7 +148,10 @@ def contents(run: Path) -> tuple[list[np.ndarray], list[dict]]:
     restored, damaged = checkpoints.restore_newest(state_initializer(read_config(run), make_mesh(1))[1])
     checkpoints.close()
     assert (restored.step, damaged) == (STEPS, [])
-    lines = [{k: v for k, v in line.items() if k not in ("images_per_second", "host_wait")} for line in read_metrics(run / "metrics.jsonl")]
+    lines = [
+        {k: v for k, v in line.items() if k not in ("images_per_second", "host_wait")}
+        for line in read_metrics(run / "metrics.jsonl")
+    ]
     return [np.asarray(leaf) for leaf in jax.tree.leaves((restored.state, restored.sampling))], lines
 
 
@@ -140,7 +160,12 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of its own that can be filled, or an ordinary folder where that may not be mounted."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=400m", "tmpfs", str(folder)], capture_output=True, check=False).returncode == 0
+    mounted = (
+        subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=400m", "tmpfs", str(folder)], capture_output=True, check=False
+        ).returncode
+        == 0
+    )
     yield folder
     if mounted:
         subprocess.run(["umount", "-l", str(folder)], check=True)

@@ -49,7 +49,10 @@ def test_a_folder_of_another_experiment_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_the_reason_of_a_failure_is_the_commands_own_line_or_the_first_exception() -> None:
-    trace = "Traceback (most recent call last):\n  File\nValueError: shapes differ\n\nTraceback\nRuntimeError: Event loop is closed\n"
+    trace = (
+        "Traceback (most recent call last):\n  File\nValueError: shapes differ\n\nTraceback\nRuntimeError: Event "
+        "loop is closed\n"
+    )
     assert cause(f"step 1\n{trace}") == "ValueError: shapes differ"
     assert cause(f"{trace}error: the disk is full\n") == "the disk is full"
     assert cause("Killed\n\n") == "Killed"
@@ -58,7 +61,9 @@ def test_the_reason_of_a_failure_is_the_commands_own_line_or_the_first_exception
 
 @pytest.mark.parametrize("base", [demo, zion, grau_du_roi], ids=lambda c: c.name)
 @pytest.mark.parametrize("name", METHODS)
-def test_every_method_fits_every_data_set_and_changes_only_what_makes_it_that_method(name: str, base: TrainConfig) -> None:
+def test_every_method_fits_every_data_set_and_changes_only_what_makes_it_that_method(
+    name: str, base: TrainConfig
+) -> None:
     config = METHODS[name](base)
     check(config)
     assert from_json(to_json(config)) == config
@@ -78,7 +83,12 @@ def test_another_length_keeps_the_shares_of_warm_up_and_validation() -> None:
     config = with_steps(demo, 600)
     assert (config.steps, config.warmup_steps, config.evaluate_every) == (600, 40, 300)
     check(with_steps(demo, 1))
-    assert dataclasses.replace(config, steps=demo.steps, warmup_steps=demo.warmup_steps, evaluate_every=demo.evaluate_every) == demo
+    assert (
+        dataclasses.replace(
+            config, steps=demo.steps, warmup_steps=demo.warmup_steps, evaluate_every=demo.evaluate_every
+        )
+        == demo
+    )
 
 
 def test_the_first_budget_written_down_holds_for_everyone(tmp_path: Path) -> None:

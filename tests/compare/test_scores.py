@@ -1,4 +1,5 @@
-"""Means, intervals and monotony are what their plain definitions say, and nothing is called better without an interval."""
+"""Means, intervals and monotony are what their plain definitions say, and nothing is called better without an
+interval."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from experiments.compare.scores import Difference, mean_and_sd, measures, miou, monotony, paired_differences
-from sgma_jax.metrics import scores as scores_of
+from sgma_jax.evaluation.metrics import scores as scores_of
 
 CLASSES = ("a", "b", "c")
 
@@ -43,7 +44,9 @@ def test_swapping_the_methods_swaps_the_signs() -> None:
     one, other = confusions_of(0, 3, 8, 2, skill=0.6), confusions_of(1, 3, 8, 2)
     forth, back = paired_differences(one, other), paired_differences(other, one)
     for name, d in forth.items():
-        assert (d.difference, d.low, d.high) == pytest.approx((-back[name].difference, -back[name].high, -back[name].low))
+        assert (d.difference, d.low, d.high) == pytest.approx(
+            (-back[name].difference, -back[name].high, -back[name].low)
+        )
 
 
 def test_the_difference_is_that_of_the_whole_split_and_lies_in_its_interval() -> None:
@@ -51,7 +54,10 @@ def test_the_difference_is_that_of_the_whole_split_and_lies_in_its_interval() ->
     found = paired_differences(one, other)
     for name in ("average", "last1"):
         expected = np.mean(
-            [getattr(measures(miou(a.sum(0))), name) - getattr(measures(miou(b.sum(0))), name) for a, b in zip(one, other, strict=True)]
+            [
+                getattr(measures(miou(a.sum(0))), name) - getattr(measures(miou(b.sum(0))), name)
+                for a, b in zip(one, other, strict=True)
+            ]
         )
         assert found[name].difference == pytest.approx(expected)
         assert found[name].low <= found[name].difference <= found[name].high
@@ -66,7 +72,10 @@ def test_one_lucky_tile_or_seed_makes_nothing_better() -> None:
     assert paired_differences(lucky, same)["average"].low <= 0
     # One seed far better than the two others, which are a little worse.
     better, worse = confusions_of(0, 1, 10, 2, skill=0.9), confusions_of(0, 2, 10, 2, skill=0.45)
-    assert paired_differences(np.concatenate([better, worse]), confusions_of(0, 3, 10, 2))["average"].verdict == "no difference shown"
+    assert (
+        paired_differences(np.concatenate([better, worse]), confusions_of(0, 3, 10, 2))["average"].verdict
+        == "no difference shown"
+    )
 
 
 def test_the_interval_widens_with_the_spread_of_the_tiles() -> None:
@@ -93,4 +102,8 @@ def test_falls_are_counted_over_all_pairs_of_a_subset_and_a_larger_one() -> None
 def test_the_spread_over_seeds_is_of_a_sample_and_unknown_for_one() -> None:
     assert mean_and_sd([1.0, 2.0, 3.0]) == {"mean": 2.0, "sd": 1.0, "values": [1.0, 2.0, 3.0]}
     assert mean_and_sd([1.0])["sd"] is None
-    assert mean_and_sd([1.0, None]) == mean_and_sd([1.0, float("nan")]) == {"mean": None, "sd": None, "values": [1.0, None]}
+    assert (
+        mean_and_sd([1.0, None])
+        == mean_and_sd([1.0, float("nan")])
+        == {"mean": None, "sd": None, "values": [1.0, None]}
+    )

@@ -14,8 +14,8 @@ from experiments.compare.summary import summarise
 from experiments.compare.tables import markdown
 from experiments.demo import config as demo
 from sgma_jax.errors import InputError
-from sgma_jax.metrics import Tally, evaluation_report
-from sgma_jax.reporting.record_confusions import RecordConfusions, write_record_confusions
+from sgma_jax.evaluation.metrics import Tally, evaluation_report
+from sgma_jax.runs.record_confusions import RecordConfusions, write_record_confusions
 
 SUBSETS = (("rgb",), ("dsm",), ("rgb", "dsm"))
 BUDGET = Budget(100, 2.0, 1.2, "two cores")
@@ -30,9 +30,14 @@ def write_run(member: Member, skill: float, *, data: str = "same", records: int 
     report = evaluation_report(tallies, "test", ("rgb", "dsm"), ("a", "b"))
     report["provenance"] = {"manifest_hash": data, "git_revision": "abc"}
     folder = member.folder / "evaluation"
-    write_record_confusions(folder / "test_records.npz", RecordConfusions(tuple(map(str, range(records))), SUBSETS, counts))
+    write_record_confusions(
+        folder / "test_records.npz", RecordConfusions(tuple(map(str, range(records))), SUBSETS, counts)
+    )
     (folder / "test.json").write_text(json.dumps(report))
-    lines = [{"step": 10 * i, "kind": "train", "images_per_second": 5.0, "sampling": {"rgb": 0.4, "dsm": 0.6}} for i in range(1, 8)]
+    lines = [
+        {"step": 10 * i, "kind": "train", "images_per_second": 5.0, "sampling": {"rgb": 0.4, "dsm": 0.6}}
+        for i in range(1, 8)
+    ]
     (member.folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
@@ -46,8 +51,12 @@ def test_the_table_says_better_only_where_the_interval_excludes_zero(everything:
         write_run(member, 0.6 if member.method == "worse" else 0.9)
     summary = summarise(everything, BUDGET, "test", "sgma")
     verdicts = {(c["against"], c["measure"]): c["verdict"] for c in summary["comparisons"]}
-    assert verdicts == {("worse", "average"): "better", ("worse", "last1"): "better",
-                        ("like", "average"): "no difference shown", ("like", "last1"): "no difference shown"}  # fmt: skip
+    assert verdicts == {
+        ("worse", "average"): "better",
+        ("worse", "last1"): "better",
+        ("like", "average"): "no difference shown",
+        ("like", "last1"): "no difference shown",
+    }
     text = markdown(summary)
     assert text.count("| better |") == 2
     assert text.count("| no difference shown |") == 2
@@ -67,17 +76,23 @@ def test_scores_are_those_of_the_runs_own_evaluations(everything: list[Member]) 
     for member in everything:
         write_run(member, 0.7)
     summary = summarise(everything, BUDGET, "test", "sgma")
-    reports = [json.loads((m.folder / "evaluation" / "test.json").read_text()) for m in everything if m.method == "sgma"]
+    reports = [
+        json.loads((m.folder / "evaluation" / "test.json").read_text()) for m in everything if m.method == "sgma"
+    ]
     found = summary["methods"]["sgma"]
     assert found["average"]["values"] == pytest.approx([r["average"] for r in reports])
     assert found["last1"]["mean"] == pytest.approx(np.mean([r["last1"]["miou"] for r in reports]))
     assert found["last1"]["sd"] == pytest.approx(np.std([r["last1"]["miou"] for r in reports], ddof=1))
-    assert [found["subsets"][s]["values"][0] for s in summary["subsets"]] == pytest.approx([row["miou"] for row in reports[0]["subsets"]])
+    assert [found["subsets"][s]["values"][0] for s in summary["subsets"]] == pytest.approx(
+        [row["miou"] for row in reports[0]["subsets"]]
+    )
     assert found["expected"]["0.1"]["values"] == pytest.approx([r["bernoulli"]["0.1"] for r in reports])
     assert list(found["sampling"][0]) == ["10", "30", "50", "70"]
 
 
-def test_what_is_not_done_is_listed_and_what_is_done_is_compared_over_the_seeds_that_both_have(everything: list[Member]) -> None:
+def test_what_is_not_done_is_listed_and_what_is_done_is_compared_over_the_seeds_that_both_have(
+    everything: list[Member],
+) -> None:
     with pytest.raises(InputError, match="no member"):
         summarise(everything, BUDGET, "test", "sgma")
     for member in everything:
@@ -100,11 +115,18 @@ def test_runs_that_were_scored_on_other_data_are_refused(everything: list[Member
 
 def write_extras(member: Member, clean: float) -> None:
     """What `sgma evaluate --corruptions --analysis` leaves, each figure a known distance from `clean`."""
-    failures = [{"sensor": s, "kind": kind, "level": level, "miou": clean - loss - level}
-                for s, loss in (("rgb", 0.1), ("dsm", 0.2)) for kind in ("partial_missing", "misregistration") for level in (0.01, 0.03)]  # fmt: skip
+    failures = [
+        {"sensor": s, "kind": kind, "level": level, "miou": clean - loss - level}
+        for s, loss in (("rgb", 0.1), ("dsm", 0.2))
+        for kind in ("partial_missing", "misregistration")
+        for level in (0.01, 0.03)
+    ]
     corruptions = {"clean": clean, "missing_wholly": {"rgb": clean - 0.4, "dsm": clean - 0.2}, "failures": failures}
-    separability = [{"modality": s, "stride": 4, "features": features, "silhouette": clean if features == "fused" else None}
-                    for s in ("rgb", "dsm") for features in ("encoder", "fused")]  # fmt: skip
+    separability = [
+        {"modality": s, "stride": 4, "features": features, "silhouette": clean if features == "fused" else None}
+        for s in ("rgb", "dsm")
+        for features in ("encoder", "fused")
+    ]
     analysis = {"separability": separability, "robustness": {"4": {"a": {"rgb": clean, "dsm": 1 - clean}, "b": None}}}
     for what, found in (("corruptions", corruptions), ("analysis", analysis)):
         (member.folder / "evaluation" / f"test_{what}.json").write_text(json.dumps(found))
@@ -119,7 +141,11 @@ def test_failing_sensors_and_robustness_are_means_over_the_seeds_that_were_looke
     json.dumps(summary, allow_nan=False)
     assert "failures" not in summary["methods"]["like"]
     found = summary["methods"]["sgma"]
-    assert found["failures"]["seeds"] == found["robustness"]["seeds"] == [m.config.seed for m in everything if m.method == "sgma"]
+    assert (
+        found["failures"]["seeds"]
+        == found["robustness"]["seeds"]
+        == [m.config.seed for m in everything if m.method == "sgma"]
+    )
     rgb, each = (found["failures"]["sensors"][name] for name in ("rgb", "each in turn"))
     assert found["failures"]["clean"]["mean"] == pytest.approx(0.7)
     assert rgb["misregistration"]["values"] == pytest.approx([0.6 - 0.12, 0.8 - 0.12])
@@ -128,6 +154,9 @@ def test_failing_sensors_and_robustness_are_means_over_the_seeds_that_were_looke
     assert each["misregistration"]["mean"] == found["failures"]["in_part"]["mean"] == pytest.approx(0.7 - 0.17)
     lines = markdown(summary).splitlines()
     assert "| sgma | 2 | rgb | 30.00 ± 14.14 | 58.00 ± 14.14 | 58.00 ± 14.14 |  |  |" in lines
-    assert "| sgma | 2 | each in turn | 40.00 ± 14.14 | 53.00 ± 14.14 | 53.00 ± 14.14 | **53.00 ± 14.14** | 70.00 ± 14.14 |" in lines
+    assert (
+        "| sgma | 2 | each in turn | 40.00 ± 14.14 | 53.00 ± 14.14 | 53.00 ± 14.14 | **53.00 ± 14.14** | 70.00 ± 14.14 "
+        "|" in lines
+    )
     assert "| sgma | 2 | dsm | - > 0.70 |" in lines
     assert {"| sgma | 2 | 4 | a | rgb 70, dsm 30 |", "| sgma | 2 | 4 | b | - |"} <= set(lines)

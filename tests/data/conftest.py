@@ -26,7 +26,14 @@ def city_config(city: Path) -> Callable[..., DataConfig]:
     """A configuration that reads the city; keywords replace fields."""
 
     def make(**fields: object) -> DataConfig:
-        settings = {"path": str(city), "modalities": ("rgb", "dsm"), "bands": (3, 1), "classes": CLASSES, "crop": 32, "batch_size": 4}
+        settings = {
+            "path": str(city),
+            "modalities": ("rgb", "dsm"),
+            "bands": (3, 1),
+            "classes": CLASSES,
+            "crop": 32,
+            "batch_size": 4,
+        }
         return DataConfig(**{"evaluation_batch_size": 4, **settings, **fields})  # type: ignore[arg-type]
 
     return make

@@ -47,7 +47,14 @@ def rewrite(path: Path, change: Callable[[np.ndarray], np.ndarray], **profile: o
     with rasterio.open(path) as file:
         values, old = file.read(), file.profile
     values = change(values)
-    new = {**old, "count": len(values), "height": values.shape[1], "width": values.shape[2], "dtype": values.dtype, **profile}
+    new = {
+        **old,
+        "count": len(values),
+        "height": values.shape[1],
+        "width": values.shape[2],
+        "dtype": values.dtype,
+        **profile,
+    }
     path.unlink()
     with rasterio.open(path, "w", **new) as file:
         file.write(values)

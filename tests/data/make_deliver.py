@@ -1,4 +1,5 @@
-"""A small DELIVER with the real names and kinds of images, and every oddity of the real one: `python tests/data/make_deliver.py FOLDER`."""
+"""A small DELIVER with the real names and kinds of images, and every oddity of the real one: `python
+tests/data/make_deliver.py FOLDER`."""
 
 from __future__ import annotations
 
@@ -44,7 +45,13 @@ def images(frame: Frame, size: int) -> dict[str, np.ndarray]:
         return rng.integers(0, 256, shape).astype(np.uint8)
 
     event = noise(*(LOW_RESOLUTION if frame[3] == "eventlowres" else (size, size)), 3)
-    found = {"img": noise(size, size, 3), "hha": noise(size, size, 3), "depth": noise(size, size), "lidar": noise(size, size, 3), "event": event}
+    found = {
+        "img": noise(size, size, 3),
+        "hha": noise(size, size, 3),
+        "depth": noise(size, size),
+        "lidar": noise(size, size, 3),
+        "event": event,
+    }
     classes = np.kron(rng.integers(0, 26, (-(-size // 8),) * 2), np.ones((8, 8), int))[:size, :size].astype(np.uint8)
     classes[: size // 8, : size // 8] = 255
     classes[size // 8 : size // 4, : size // 8] = 0
@@ -67,7 +74,11 @@ def path_of(frame: Frame, kind: str, folders: bool = False) -> str:
     file = f"{number}_{WORDS[kind]}_front.png"
     if failure == "none":
         return f"{kind}/{weather}/{split}/{scene}/{file}"
-    return f"{kind}/{weather}/{failure}/{split}/{scene}/{file}" if folders else f"{kind}/{weather}/{split}/{scene}_{failure}/{file}"
+    return (
+        f"{kind}/{weather}/{failure}/{split}/{scene}/{file}"
+        if folders
+        else f"{kind}/{weather}/{split}/{scene}_{failure}/{file}"
+    )
 
 
 def make_deliver(root: Path, *, size: int = 96, folders: bool = False, inside: str = "DELIVER") -> None:

@@ -1,4 +1,5 @@
-"""A small DFC2023 track 2 with the real names, types and CRS, and every oddity of the real one: `python tests/data/make_dfc2023.py FOLDER`."""
+"""A small DFC2023 track 2 with the real names, types and CRS, and every oddity of the real one: `python
+tests/data/make_dfc2023.py FOLDER`."""
 
 from __future__ import annotations
 
@@ -88,7 +89,13 @@ def annotations(names: Mapping[str, str], size: int) -> dict[str, Any]:
         for parts in buildings(stem, size):
             kind = len(entries) % 3 if len(parts) == 1 else 0
             entries.append(
-                {"id": len(entries), "image_id": number, "category_id": 1, "iscrowd": int(kind > 0), "segmentation": _shape(parts, kind, size)}
+                {
+                    "id": len(entries),
+                    "image_id": number,
+                    "category_id": 1,
+                    "iscrowd": int(kind > 0),
+                    "segmentation": _shape(parts, kind, size),
+                }
             )
     return {"images": images, "annotations": entries, "categories": [{"id": 1, "name": "building"}]}
 
@@ -116,19 +123,28 @@ def make_dfc2023(
 ) -> dict[str, str]:
     """Write the tree and return name -> stem of SCENES.
 
-    "delivered" is what people have; "readme" has annotations/, height/ and scenes called P0001. `inside` is the folder around it, "" for none.
+    "delivered" is what people have; "readme" has annotations/, height/ and scenes called P0001. `inside` is the
+    folder around it, "" for none.
     """
     names = {stem if layout == "delivered" else f"P{number:04d}": stem for number, stem in enumerate(SCENES, 1)}
     base = root / inside
     heights = "dsm" if layout == "delivered" else "height"
     for name, stem in names.items():
         for sensor, values in sensors(stem, size).items():
-            write(base / "train" / (heights if sensor == "dsm" else sensor) / f"{name}.tif", values, "" if stem in without_crs else stem)
+            write(
+                base / "train" / (heights if sensor == "dsm" else sensor) / f"{name}.tif",
+                values,
+                "" if stem in without_crs else stem,
+            )
     for number in range(2):
         for sensor in ("rgb", "sar"):
             write(base / "val" / sensor / f"P_{number:04d}.tif", sensors(SCENES[number], size)[sensor], "")
             if layout == "delivered":
-                write(root / "track2_test_data" / sensor / f"P_{number + 2:04d}.tif", sensors(SCENES[number], size)[sensor], "")
+                write(
+                    root / "track2_test_data" / sensor / f"P_{number + 2:04d}.tif",
+                    sensors(SCENES[number], size)[sensor],
+                    "",
+                )
     document = base / ("annotations" if layout == "readme" else "") / "buildings_only_train.json"
     document.parent.mkdir(parents=True, exist_ok=True)
     document.write_text(json.dumps(annotations(names, size)))
@@ -138,7 +154,13 @@ def make_dfc2023(
 def write(path: Path, values: np.ndarray, place: str) -> None:
     """A GeoTIFF [bands, rows, columns] where the scene's name says, or without a CRS."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    profile: dict[str, Any] = {"driver": "GTiff", "count": len(values), "height": values.shape[1], "width": values.shape[2], "dtype": values.dtype}
+    profile: dict[str, Any] = {
+        "driver": "GTiff",
+        "count": len(values),
+        "height": values.shape[1],
+        "width": values.shape[2],
+        "dtype": values.dtype,
+    }
     if place:
         _, city, latitude, longitude = place.split("_")
         crs = f"EPSG:{ZONES[city]}"
@@ -148,7 +170,9 @@ def write(path: Path, values: np.ndarray, place: str) -> None:
         file.write(values)
 
 
-def main(root: tyro.conf.Positional[Path], layout: Literal["delivered", "readme"] = "delivered", size: int = 512) -> None:
+def main(
+    root: tyro.conf.Positional[Path], layout: Literal["delivered", "readme"] = "delivered", size: int = 512
+) -> None:
     """Write a small DFC2023 track 2 into a folder."""
     make_dfc2023(root, layout=layout, size=size)
 

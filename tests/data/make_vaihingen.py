@@ -24,7 +24,8 @@ def scene_of(area: str) -> Scene:
 
 
 def write_vaihingen(folder: Path, areas: Sequence[str] = (*TRAIN, *TEST)) -> Path:
-    """Every product of these areas, unharmed. Images, heights and full labels have no place; what tells label from image is the folder."""
+    """Every product of these areas, unharmed. Images, heights and full labels have no place; what tells label from
+    image is the folder."""
     for area in areas:
         scene = scene_of(area)
         name = f"top_mosaic_09cm_area{area}"

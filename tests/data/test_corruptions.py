@@ -19,14 +19,21 @@ EVERY = failures(SENSORS)
 @pytest.fixture(scope="module")
 def batch() -> Batch:
     rng = np.random.default_rng(0)
-    images = {"rgb": rng.standard_normal((3, SIDE, SIDE, 3), np.float32), "dsm": rng.standard_normal((3, SIDE, SIDE, 1), np.float32)}
+    images = {
+        "rgb": rng.standard_normal((3, SIDE, SIDE, 3), np.float32),
+        "dsm": rng.standard_normal((3, SIDE, SIDE, 1), np.float32),
+    }
     available = rng.random((3, 2, SIDE, SIDE)) < 0.9
     labels = np.full((3, SIDE, SIDE), IGNORE, np.int32)
-    return Batch(images, available, np.ones((3, 2), bool), labels, np.array([0, 1, -1], np.int32), np.zeros(3, np.int32))
+    return Batch(
+        images, available, np.ones((3, 2), bool), labels, np.array([0, 1, -1], np.int32), np.zeros(3, np.int32)
+    )
 
 
 def equal(left: Any, right: Any) -> bool:
-    return all(np.array_equal(left.images[m], right.images[m]) for m in SENSORS) and np.array_equal(left.available, right.available)
+    return all(np.array_equal(left.images[m], right.images[m]) for m in SENSORS) and np.array_equal(
+        left.available, right.available
+    )
 
 
 def test_the_protocol_has_every_kind_level_and_sensor_once() -> None:
@@ -95,7 +102,9 @@ def test_misregistration_moves_by_the_asked_distance_and_what_comes_in_is_not_av
         assert np.hypot(*lost) == pytest.approx(distance, abs=0.75)
         assert seen.sum() == len(rows) * len(columns)
         down, right = rows[0] or -lost[0], columns[0] or -lost[1]
-        assert np.array_equal(moved[seen].reshape(len(rows), -1), image[max(-down, 0) :, max(-right, 0) :][: len(rows), : len(columns)])
+        assert np.array_equal(
+            moved[seen].reshape(len(rows), -1), image[max(-down, 0) :, max(-right, 0) :][: len(rows), : len(columns)]
+        )
 
 
 def test_a_sensor_that_was_not_there_stays_absent(batch: Batch) -> None:

@@ -51,10 +51,19 @@ def joined(parts: list[Batch]) -> Batch:
 def test_batches_have_the_shapes_and_types_of_the_glossary(city_config: Config) -> None:
     config = city_config()
     batch = next(training_batches(config, open_split(config, "train"), seed=0))
-    assert {m: (i.shape, i.dtype.name) for m, i in batch.images.items()} == {"rgb": ((4, 32, 32, 3), "float32"), "dsm": ((4, 32, 32, 1), "float32")}
-    assert [(getattr(batch, f).shape, getattr(batch, f).dtype.name) for f in ("available", "kept", "labels", "ids", "drawn")] == [
-        ((4, 2, 32, 32), "bool"), ((4, 2), "bool"), ((4, 32, 32), "int32"), ((4,), "int32"), ((4,), "int32"),
-    ]  # fmt: skip
+    assert {m: (i.shape, i.dtype.name) for m, i in batch.images.items()} == {
+        "rgb": ((4, 32, 32, 3), "float32"),
+        "dsm": ((4, 32, 32, 1), "float32"),
+    }
+    assert [
+        (getattr(batch, f).shape, getattr(batch, f).dtype.name) for f in ("available", "kept", "labels", "ids", "drawn")
+    ] == [
+        ((4, 2, 32, 32), "bool"),
+        ((4, 2), "bool"),
+        ((4, 32, 32), "int32"),
+        ((4,), "int32"),
+        ((4,), "int32"),
+    ]
     assert all(np.isfinite(i).all() for i in batch.images.values())
 
 
@@ -67,7 +76,9 @@ def test_the_same_seed_gives_the_same_batches_and_another_seed_others(city_confi
     assert not np.array_equal(np.concatenate([b.ids for b in first]), np.concatenate([b.ids for b in other]))
 
 
-def test_every_record_comes_once_in_every_epoch_each_time_in_another_order_and_another_crop(city_config: Config) -> None:
+def test_every_record_comes_once_in_every_epoch_each_time_in_another_order_and_another_crop(
+    city_config: Config,
+) -> None:
     config = city_config()
     batches = take(training_batches(config, open_split(config, "train"), seed=0), TRAIN)
     epochs = np.concatenate([b.ids for b in batches]).reshape(-1, TRAIN)
@@ -75,7 +86,9 @@ def test_every_record_comes_once_in_every_epoch_each_time_in_another_order_and_a
     for epoch in epochs:
         np.testing.assert_array_equal(np.sort(epoch), np.arange(TRAIN))
     assert len({epoch.tobytes() for epoch in epochs}) == len(epochs)
-    crops = {image.tobytes() for b in batches for image, number in zip(b.images["dsm"], b.ids, strict=True) if number == 0}
+    crops = {
+        image.tobytes() for b in batches for image, number in zip(b.images["dsm"], b.ids, strict=True) if number == 0
+    }
     assert len(crops) == len(epochs)
 
 
@@ -93,17 +106,23 @@ def test_the_global_batches_do_not_depend_on_the_number_of_processes(city_config
 
 @pytest.mark.parametrize("processes", [1, 2, 4])
 @pytest.mark.parametrize("done", [1, 5])
-def test_what_comes_next_depends_on_how_many_global_batches_were_read_alone(city_config: Config, done: int, processes: int) -> None:
+def test_what_comes_next_depends_on_how_many_global_batches_were_read_alone(
+    city_config: Config, done: int, processes: int
+) -> None:
     """So a run goes on exactly, on any number of processes."""
     config = city_config()
     source = open_split(config, "train")
     told = take(training_batches(config, source, seed=1), done + 3)[done:]
-    shares = [training_batches(config, source, seed=1, start=done, process=p, processes=processes) for p in range(processes)]
+    shares = [
+        training_batches(config, source, seed=1, start=done, process=p, processes=processes) for p in range(processes)
+    ]
     for want in told:
         assert_same(joined([next(s) for s in shares]), want)
 
 
-def test_worker_processes_give_the_same_batches_also_when_they_are_killed(city_config: Config, capfd: pytest.CaptureFixture[str]) -> None:
+def test_worker_processes_give_the_same_batches_also_when_they_are_killed(
+    city_config: Config, capfd: pytest.CaptureFixture[str]
+) -> None:
     began = time.monotonic()
     want = take(training_batches(city_config(), open_split(city_config(), "train"), seed=1, start=2), 33)
     config = city_config(workers=2)
@@ -166,13 +185,23 @@ def test_dropout_never_leaves_a_sample_without_a_sensor_that_its_crop_has(city_c
     assert not present.all()  # the set has records that lack a sensor
 
 
-@given(processes=st.sampled_from([1, 2, 4]), split=st.sampled_from(["train", "validation", "test"]), size=st.sampled_from([4, 8, 16]))
-def test_evaluation_gives_each_record_once_and_pads_for_any_number_of_processes(city: Path, processes: int, split: str, size: int) -> None:
+@given(
+    processes=st.sampled_from([1, 2, 4]),
+    split=st.sampled_from(["train", "validation", "test"]),
+    size=st.sampled_from([4, 8, 16]),
+)
+def test_evaluation_gives_each_record_once_and_pads_for_any_number_of_processes(
+    city: Path, processes: int, split: str, size: int
+) -> None:
     classes = open_source(city, split).schema.classes
-    config = DataConfig(path=str(city), modalities=("rgb", "dsm"), bands=(3, 1), classes=classes, crop=32, evaluation_batch_size=size)
+    config = DataConfig(
+        path=str(city), modalities=("rgb", "dsm"), bands=(3, 1), classes=classes, crop=32, evaluation_batch_size=size
+    )
     source = open_split(config, split)
     shares = [list(evaluation_batches(config, source, process=p, processes=processes)) for p in range(processes)]
-    assert {len(s) for s in shares} == {-(-len(source) // size)}  # every process takes part in every step, or they wait for ever
+    assert {len(s) for s in shares} == {
+        -(-len(source) // size)
+    }  # every process takes part in every step, or they wait for ever
     batches = [joined(list(parts)) for parts in zip(*shares, strict=True)]
     assert {len(b.ids) for b in batches} == {size}
     ids = np.concatenate([b.ids for b in batches])
@@ -263,7 +292,9 @@ def test_an_unreadable_record_is_a_sample_that_counts_for_nothing_and_the_others
     shard.write_bytes(data)
     config = city_config(path=str(tmp_path / "rotten"), on_bad_record="skip")
     skipped = set()
-    for batch, whole in zip(take(training_batches(config, open_split(config, "train"), seed=1), TRAIN), want, strict=True):
+    for batch, whole in zip(
+        take(training_batches(config, open_split(config, "train"), seed=1), TRAIN), want, strict=True
+    ):
         bad = batch.ids < -1
         np.testing.assert_array_equal(np.where(bad, -batch.ids - 2, batch.ids), whole.ids)
         skipped |= set((-batch.ids - 2)[bad].tolist())
@@ -274,7 +305,10 @@ def test_an_unreadable_record_is_a_sample_that_counts_for_nothing_and_the_others
     assert 0 < len(skipped) < TRAIN
     stopping = city_config(path=str(tmp_path / "rotten"))
     source = open_split(stopping, "train")
-    with pytest.raises(InputError, match=rf"record {min(skipped)} of split 'train', in {shard.name}, cannot be read.*--data.on-bad-record skip"):
+    with pytest.raises(
+        InputError,
+        match=rf"record {min(skipped)} of split 'train', in {shard.name}, cannot be read.*--data.on-bad-record skip",
+    ):
         source[min(skipped)]
     with pytest.raises(InputError, match="cannot be read"):
         take(training_batches(stopping, source, seed=1), TRAIN)

@@ -30,7 +30,10 @@ from sgma_jax.errors import InputError
 
 SCHEMA = Schema(
     "toy",
-    (Modality("rgb", 3, "", "uint8", (1.0, 2.0, 3.0), (1.0, 1.0, 2.0)), Modality("dsm", 1, "metre", "float32", (30.5,), (4.25,))),
+    (
+        Modality("rgb", 3, "", "uint8", (1.0, 2.0, 3.0), (1.0, 1.0, 2.0)),
+        Modality("dsm", 1, "metre", "float32", (30.5,), (4.25,)),
+    ),
     ("ground", "roof"),
     ((0, 0, 0), (255, 0, 9)),
     8,
@@ -64,17 +67,32 @@ PLACES = [p for p in paths(json.loads(manifest_to_json(MANIFEST))) if p[0] != "o
 
 @given(st.data())
 def test_a_manifest_comes_back_as_it_was_written(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
-    names = data.draw(st.lists(st.from_regex(r"[A-Za-z][A-Za-z0-9_]{0,8}", fullmatch=True), min_size=1, max_size=4, unique=True))
+    names = data.draw(
+        st.lists(st.from_regex(r"[A-Za-z][A-Za-z0-9_]{0,8}", fullmatch=True), min_size=1, max_size=4, unique=True)
+    )
     number = st.floats(allow_nan=False, allow_infinity=False)
     modalities = []
     for name in names:
         bands = data.draw(st.integers(1, 4))
         values = st.lists(number, min_size=bands, max_size=bands).map(tuple)
         modalities.append(
-            Modality(name, bands, data.draw(st.text(max_size=5)), data.draw(st.sampled_from(DTYPES)), data.draw(values), data.draw(values))
+            Modality(
+                name,
+                bands,
+                data.draw(st.text(max_size=5)),
+                data.draw(st.sampled_from(DTYPES)),
+                data.draw(values),
+                data.draw(values),
+            )
         )
     classes = tuple(data.draw(st.lists(st.text(min_size=1, max_size=6), min_size=1, max_size=5, unique=True)))
-    schema = Schema(data.draw(st.text(max_size=8)), tuple(modalities), classes, ((1, 2, 3),) * len(classes), data.draw(st.integers(1, 4096)))
+    schema = Schema(
+        data.draw(st.text(max_size=8)),
+        tuple(modalities),
+        classes,
+        ((1, 2, 3),) * len(classes),
+        data.draw(st.integers(1, 4096)),
+    )
     counts = SplitCounts(1, (2,) * len(classes), 3, (4,) * len(names), (5,) * len(names))
     manifest = dataclasses.replace(MANIFEST, schema=schema, splits={"train": counts})
     folder = write(tmp_path_factory.mktemp("set"), manifest_to_json(manifest))
@@ -92,7 +110,9 @@ def test_the_hash_tells_any_two_manifests_apart() -> None:
 
 
 @given(st.sampled_from(PLACES), st.sampled_from(["remove", None, "x", -1.5, [], {}, True, [1, 2, 3, 4, 5, 6, 7]]))
-def test_a_damaged_field_is_named_or_harmless(tmp_path_factory: pytest.TempPathFactory, place: tuple[Any, ...], change: Any) -> None:
+def test_a_damaged_field_is_named_or_harmless(
+    tmp_path_factory: pytest.TempPathFactory, place: tuple[Any, ...], change: Any
+) -> None:
     document = json.loads(manifest_to_json(MANIFEST))
     parent = document
     for key in place[:-1]:
@@ -136,7 +156,12 @@ def test_records_hold_zeros_where_a_sensor_saw_nothing_and_come_back() -> None:
     rng = np.random.default_rng(0)
     available = rng.random((2, 8, 8)) < 0.5
     dsm = np.where(available[1], rng.normal(size=(8, 8)), np.nan).astype(np.float32)[..., None]
-    example = Example({"rgb": rng.integers(0, 256, (8, 8, 3)).astype(np.uint8), "dsm": dsm}, available, np.zeros((8, 8), np.uint8), "a")
+    example = Example(
+        {"rgb": rng.integers(0, 256, (8, 8, 3)).astype(np.uint8), "dsm": dsm},
+        available,
+        np.zeros((8, 8), np.uint8),
+        "a",
+    )
     record = to_record(example, SCHEMA)
     assert not record["images"]["dsm"][~available[1]].any()
     assert not record["images"]["rgb"][~available[0]].any()
@@ -148,14 +173,19 @@ def test_records_hold_zeros_where_a_sensor_saw_nothing_and_come_back() -> None:
 
 def test_a_sensor_that_a_record_lacks_need_not_be_drawn_as_zeros() -> None:
     available = np.stack((np.ones((8, 8), bool), np.zeros((8, 8), bool)))
-    record = to_record(Example({"rgb": np.ones((8, 8, 3), np.uint8)}, available, np.zeros((8, 8), np.uint8), "a"), SCHEMA)
+    record = to_record(
+        Example({"rgb": np.ones((8, 8, 3), np.uint8)}, available, np.zeros((8, 8), np.uint8), "a"), SCHEMA
+    )
     assert record["images"]["dsm"].shape == (8, 8, 1)
     assert not record["images"]["dsm"].any()
 
 
 def test_an_example_that_breaks_the_schema_is_never_stored() -> None:
     good = Example(
-        {"rgb": np.ones((8, 8, 3), np.uint8), "dsm": np.ones((8, 8, 1), np.float32)}, np.ones((2, 8, 8), bool), np.zeros((8, 8), np.uint8), "tile7"
+        {"rgb": np.ones((8, 8, 3), np.uint8), "dsm": np.ones((8, 8, 1), np.float32)},
+        np.ones((2, 8, 8), bool),
+        np.zeros((8, 8), np.uint8),
+        "tile7",
     )
     to_record(good, SCHEMA)
     bad = [

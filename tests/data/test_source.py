@@ -57,7 +57,12 @@ def test_a_workers_copy_reads_the_same_and_imports_neither_jax_nor_tensorflow(ci
         "print(e.id, e.images['nir'].sum(dtype=int), 'jax' in sys.modules, 'tensorflow' in sys.modules)"
     )
     result = subprocess.run([sys.executable, "-c", script], input=pickle.dumps(source), capture_output=True, check=True)
-    assert result.stdout.decode().split() == ["train/00003", str(source[3].images["nir"].sum(dtype=int)), "False", "False"]
+    assert result.stdout.decode().split() == [
+        "train/00003",
+        str(source[3].images["nir"].sum(dtype=int)),
+        "False",
+        "False",
+    ]
 
 
 @pytest.mark.parametrize("index", [-1, 12, 1000])

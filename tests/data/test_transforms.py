@@ -24,7 +24,10 @@ seeds = st.integers(0, 2**32 - 1)
 def numbered_tile() -> Example:
     """A tile in which every array says of every pixel where it lay: images with an offset per band, masks in binary."""
     bands = {"a": 1, "b": 3}
-    images = {name: np.stack([NUMBERS + 1000 * band for band in range(count)], -1).astype(np.int32) for name, count in bands.items()}
+    images = {
+        name: np.stack([NUMBERS + 1000 * band for band in range(count)], -1).astype(np.int32)
+        for name, count in bands.items()
+    }
     available = np.stack([(NUMBERS >> bit) & 1 for bit in range(SENSORS)]).astype(bool)
     return Example(images, available, NUMBERS.astype(np.uint8), "tile")
 
@@ -32,7 +35,9 @@ def numbered_tile() -> Example:
 def numbers_of(example: Example) -> np.ndarray:
     """Where each pixel came from, after all arrays have been found to agree about it."""
     numbers = example.label.astype(np.int64)
-    np.testing.assert_array_equal(sum(example.available[bit].astype(np.int64) << bit for bit in range(SENSORS)), numbers)
+    np.testing.assert_array_equal(
+        sum(example.available[bit].astype(np.int64) << bit for bit in range(SENSORS)), numbers
+    )
     for image in example.images.values():
         np.testing.assert_array_equal(image, np.stack([numbers + 1000 * band for band in range(image.shape[-1])], -1))
     assert example.id == "tile"
@@ -71,7 +76,9 @@ def test_orientations_are_the_eight_of_the_square_equally_often_and_of_everythin
     assert stats.chisquare(list(seen.values())).pvalue > UNLIKELY
 
 
-@pytest.mark.parametrize("present", [(True, True, True), (True, False, True), (False, True, False), (True, True, False, True)])
+@pytest.mark.parametrize(
+    "present", [(True, True, True), (True, False, True), (False, True, False), (True, True, False, True)]
+)
 def test_dropout_leaves_each_non_empty_subset_of_what_is_present_equally_often(present: tuple[bool, ...]) -> None:
     rng, here = np.random.default_rng(0), np.array(present)
     kept = Counter(tuple(drop_modalities(here, 1.0, rng)[here].tolist()) for _ in range(3000))
@@ -144,12 +151,18 @@ def test_a_sample_carries_label_availability_and_numbers_as_they_are() -> None:
 
 
 def test_padding_counts_for_nothing() -> None:
-    sample = to_sample(Example({"a": np.ones((4, 4, 1), np.uint8)}, np.ones((1, 4, 4), bool), np.zeros((4, 4), np.uint8), "t"),
-                       schema_of("uint8", (0.0,), (1.0,)), 3, np.ones(1, bool))  # fmt: skip
+    sample = to_sample(
+        Example({"a": np.ones((4, 4, 1), np.uint8)}, np.ones((1, 4, 4), bool), np.zeros((4, 4), np.uint8), "t"),
+        schema_of("uint8", (0.0,), (1.0,)),
+        3,
+        np.ones(1, bool),
+    )
     got = padding_like(sample, -1)
     assert int(got.ids) == -1
     assert (got.labels == IGNORE).all()
     assert not got.available.any()
     assert (got.images["a"] == 0).all()
-    for mine, theirs in zip((got.labels, got.available, got.images["a"]), (sample.labels, sample.available, sample.images["a"]), strict=True):
+    for mine, theirs in zip(
+        (got.labels, got.available, got.images["a"]), (sample.labels, sample.available, sample.images["a"]), strict=True
+    ):
         assert (mine.shape, mine.dtype) == (theirs.shape, theirs.dtype)

@@ -18,12 +18,24 @@ ORIGIN = from_origin(500_000, 5_000_000, 1.0, 1.0)
 
 
 def _write(
-    path: Path, values: np.ndarray, *, crs: str | None = "EPSG:32632", transform: Affine = ORIGIN, mask: np.ndarray | None = None, **more: Any
+    path: Path,
+    values: np.ndarray,
+    *,
+    crs: str | None = "EPSG:32632",
+    transform: Affine = ORIGIN,
+    mask: np.ndarray | None = None,
+    **more: Any,
 ) -> Path:
     values = values if values.ndim == 3 else values[None]
     colours = more.pop("colours", None)
     path.parent.mkdir(parents=True, exist_ok=True)
-    profile = {"driver": "GTiff", "count": len(values), "height": values.shape[1], "width": values.shape[2], "dtype": values.dtype}
+    profile = {
+        "driver": "GTiff",
+        "count": len(values),
+        "height": values.shape[1],
+        "width": values.shape[2],
+        "dtype": values.dtype,
+    }
     with rasterio.open(path, "w", **profile, crs=crs, transform=transform, **more) as file:
         file.write(values)
         if mask is not None:
@@ -75,7 +87,9 @@ def manifest(tmp_path: Path, rng: np.random.Generator) -> Path:
 
 
 @pytest.fixture
-def run_converter(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
+def run_converter(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str]]:
     """run_converter(MODULE, SOURCE, OUT, *flags) -> exit status and what stood on standard error; in this process."""
 
     def run(module: Any, *arguments: object) -> tuple[int, str]:

@@ -45,7 +45,9 @@ def convert_potsdam(folder: Path, out: Path, **more: Any) -> Path:
 
 
 def vaihingen_options(folder: Path, out: Path, **more: Any) -> vaihingen.Options:
-    return vaihingen.Options(folder, out, AreaOptions(**{"tile": 64, "validation": vaihingen.VALIDATION, "name": "vaihingen", **more}))
+    return vaihingen.Options(
+        folder, out, AreaOptions(**{"tile": 64, "validation": vaihingen.VALIDATION, "name": "vaihingen", **more})
+    )
 
 
 def found(survey: AreaSurvey) -> dict[str, str]:
@@ -73,7 +75,11 @@ def put_together(converted: Path, shapes: Mapping[str, Sequence[int]]) -> dict[s
             height, width = shapes[area]
             if area not in wholes:
                 images = {m.name: np.zeros((height, width, m.bands), m.dtype) for m in source.schema.modalities}
-                wholes[area] = Whole(images, {n: np.zeros((height, width), bool) for n in images}, np.full((height, width), IGNORE, np.uint8))
+                wholes[area] = Whole(
+                    images,
+                    {n: np.zeros((height, width), bool) for n in images},
+                    np.full((height, width), IGNORE, np.uint8),
+                )
             whole = wholes[area]
             rows, columns = min(source.schema.tile, height - row), min(source.schema.tile, width - column)
             here = np.s_[row : row + rows, column : column + columns]
@@ -83,7 +89,9 @@ def put_together(converted: Path, shapes: Mapping[str, Sequence[int]]) -> dict[s
                 known = whole.available[name][here] & available[:rows, :columns]
                 assert (whole.images[name][here][known] == example.images[name][:rows, :columns][known]).all()
                 whole.available[name][here] |= available[:rows, :columns]
-                whole.images[name][here] += np.where(known[..., None], 0, example.images[name][:rows, :columns]).astype(whole.images[name].dtype)
+                whole.images[name][here] += np.where(known[..., None], 0, example.images[name][:rows, :columns]).astype(
+                    whole.images[name].dtype
+                )
             label = example.label[:rows, :columns]
             assert (example.label[rows:] == IGNORE).all()
             assert (example.label[:, columns:] == IGNORE).all()

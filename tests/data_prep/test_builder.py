@@ -27,7 +27,13 @@ from sgma_jax.data.schema import IGNORE, Example, Manifest, Modality, Schema, re
 from sgma_jax.data.source import open_source
 from sgma_jax.errors import InputError
 
-SCHEMA = Schema("toy", (Modality("rgb", 3, "", "uint8"), Modality("dsm", 1, "metre", "float32")), ("ground", "roof"), ((0, 0, 0), (9, 9, 9)), 16)
+SCHEMA = Schema(
+    "toy",
+    (Modality("rgb", 3, "", "uint8"), Modality("dsm", 1, "metre", "float32")),
+    ("ground", "roof"),
+    ((0, 0, 0), (9, 9, 9)),
+    16,
+)
 
 
 def example(key: tuple[str, int]) -> Example:
@@ -36,11 +42,17 @@ def example(key: tuple[str, int]) -> Example:
     dsm = rng.normal(1000, 3, (16, 16, 1)).astype(np.float32)
     dsm[~available[1]] = np.nan
     label = rng.choice(np.array([0, 1, IGNORE], np.uint8), (16, 16))
-    return Example({"rgb": rng.integers(0, 256, (16, 16, 3)).astype(np.uint8), "dsm": dsm}, available, label, f"{key[0]}-{key[1]}")
+    return Example(
+        {"rgb": rng.integers(0, 256, (16, 16, 3)).astype(np.uint8), "dsm": dsm}, available, label, f"{key[0]}-{key[1]}"
+    )
 
 
-def conversion(read: Callable[[tuple[str, int]], Example | str] = example, train: int = 5) -> Conversion[tuple[str, int]]:
-    keys = {split: [(split, i) for i in range(count)] for split, count in (("train", train), ("validation", 2), ("test", 3))}
+def conversion(
+    read: Callable[[tuple[str, int]], Example | str] = example, train: int = 5
+) -> Conversion[tuple[str, int]]:
+    keys = {
+        split: [(split, i) for i in range(count)] for split, count in (("train", train), ("validation", 2), ("test", 3))
+    }
     return Conversion(SCHEMA, keys, read, converter="tests")
 
 
@@ -60,7 +72,9 @@ def test_what_was_given_comes_back_in_order_with_zeros_where_nothing_was_seen(tm
             np.testing.assert_array_equal(stored.label, given.label)
             for row, name in enumerate(("rgb", "dsm")):
                 assert stored.images[name].dtype == given.images[name].dtype
-                np.testing.assert_array_equal(stored.images[name], np.where(given.available[row][..., None], given.images[name], 0))
+                np.testing.assert_array_equal(
+                    stored.images[name], np.where(given.available[row][..., None], given.images[name], 0)
+                )
 
 
 def test_nothing_is_left_in_the_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,7 +88,10 @@ def test_statistics_are_those_of_the_valid_training_pixels_alone(tmp_path: Path)
     manifest = convert(conversion(), tmp_path / "out")
     for row, modality in enumerate(manifest.schema.modalities):
         pixels = np.concatenate(
-            [e.images[modality.name][e.available[row] & (e.label != IGNORE)] for e in (example(("train", i)) for i in range(5))]
+            [
+                e.images[modality.name][e.available[row] & (e.label != IGNORE)]
+                for e in (example(("train", i)) for i in range(5))
+            ]
         ).astype(np.float64)
         np.testing.assert_allclose(modality.mean, pixels.mean(0), rtol=1e-8)
         np.testing.assert_allclose(modality.std, pixels.std(0), rtol=1e-8)
@@ -91,7 +108,9 @@ def test_counts_are_those_of_the_records(tmp_path: Path) -> None:
 
 
 @given(st.lists(st.integers(0, 40), min_size=1, max_size=6), st.floats(-1e6, 1e6), st.integers(0, 99))
-def test_streamed_statistics_equal_those_of_all_pixels_at_once_however_large_the_offset(sizes: list[int], offset: float, seed: int) -> None:
+def test_streamed_statistics_equal_those_of_all_pixels_at_once_however_large_the_offset(
+    sizes: list[int], offset: float, seed: int
+) -> None:
     rng = np.random.default_rng(seed)
     parts = [rng.normal(offset, 1.0, (n, 2)) for n in sizes]
     whole = np.concatenate(parts)
@@ -142,14 +161,21 @@ def test_records_are_spread_over_shards_without_loss(tmp_path: Path, monkeypatch
 
 
 @pytest.mark.parametrize("bare", [{0, 1}, {1, 4}, {3, 4}])
-def test_a_key_with_nothing_in_it_leaves_no_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bare: set[int]) -> None:
+def test_a_key_with_nothing_in_it_leaves_no_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bare: set[int]
+) -> None:
     monkeypatch.setattr(builder, "SHARD_BYTES", 2 * 16 * 16 * 10)  # so that a shard may stay empty
-    convert(conversion(lambda key: "nothing is there" if key[1] in bare and key[0] == "train" else example(key)), tmp_path / "out")
+    convert(
+        conversion(lambda key: "nothing is there" if key[1] in bare and key[0] == "train" else example(key)),
+        tmp_path / "out",
+    )
     source = open_source(tmp_path / "out", "train")
     assert [source[i].id for i in range(len(source))] == [f"train-{i}" for i in range(5) if i not in bare]
 
 
-@pytest.mark.parametrize("error", [InputError("the file x is broken"), KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left on device")])
+@pytest.mark.parametrize(
+    "error", [InputError("the file x is broken"), KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left on device")]
+)
 def test_a_failure_while_reading_leaves_nothing_and_keeps_its_own_message(tmp_path: Path, error: BaseException) -> None:
     def failing(key: tuple[str, int]) -> Example:
         if key == ("validation", 1):
@@ -195,7 +221,9 @@ def test_an_empty_training_split_is_refused_and_an_empty_other_split_is_noted(tm
     with pytest.raises(InputError, match="training split is empty"):
         convert(conversion(train=0), tmp_path / "out")
     assert nothing_but(tmp_path)
-    manifest: Manifest = convert(conversion(lambda key: "nothing is there" if key[0] == "test" else example(key)), tmp_path / "out")
+    manifest: Manifest = convert(
+        conversion(lambda key: "nothing is there" if key[0] == "test" else example(key)), tmp_path / "out"
+    )
     assert "split test is empty" in manifest.findings
     with pytest.raises(InputError, match=r"'test' is empty"):
         open_source(tmp_path / "out", "test")
@@ -253,7 +281,18 @@ def test_killed_midway_out_is_not_there_and_the_next_run_completes(tmp_path: Pat
 def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path, workers: str) -> None:
     # A limit on the size of files stops a write in the same place as a full disk would.
     result = subprocess.run(
-        [sys.executable, "-m", "data_prep.synthetic", str(tmp_path / "out"), "--train", "30", "--validation", "1", "--workers", workers],
+        [
+            sys.executable,
+            "-m",
+            "data_prep.synthetic",
+            str(tmp_path / "out"),
+            "--train",
+            "30",
+            "--validation",
+            "1",
+            "--workers",
+            workers,
+        ],
         capture_output=True,
         text=True,
         check=False,

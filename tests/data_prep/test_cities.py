@@ -8,8 +8,19 @@ from hypothesis import strategies as st
 from data_prep.cities import SHARES, Place, neighbours_apart, place_of, split_by_city
 
 # Scenes per city of the real training part.
-REAL = {"Berlin": 566, "Brasilia": 246, "Copenhagen": 216, "Portsmouth": 151, "NewDelhi": 131, "NewYork": 108, "SanDiego": 108, "Rio": 93,
-        "Barcelona": 90, "Sydney": 34, "SaoLuis": 30}  # fmt: skip
+REAL = {
+    "Berlin": 566,
+    "Brasilia": 246,
+    "Copenhagen": 216,
+    "Portsmouth": 151,
+    "NewDelhi": 131,
+    "NewYork": 108,
+    "SanDiego": 108,
+    "Rio": 93,
+    "Barcelona": 90,
+    "Sydney": 34,
+    "SaoLuis": 30,
+}
 CITIES = st.dictionaries(st.text("abcdefgh", min_size=1, max_size=3), st.integers(1, 60), min_size=1, max_size=12)
 
 
@@ -46,7 +57,14 @@ def test_tiles_of_cities_split_as_a_whole_have_no_neighbour_elsewhere(tiles: dic
     assert neighbours_apart(places, own, 400.0) == []
 
 
-@given(st.lists(st.tuples(st.sampled_from(["", "EPSG:1"]), st.integers(0, 12), st.integers(0, 12), st.sampled_from(list(SHARES))), max_size=25))
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["", "EPSG:1"]), st.integers(0, 12), st.integers(0, 12), st.sampled_from(list(SHARES))
+        ),
+        max_size=25,
+    )
+)
 def test_neighbours_in_two_splits_are_found_exactly(tiles: list[tuple[str, int, int, str]]) -> None:
     places = [Place(frame, 256.0 * north, 256.0 * east) for frame, north, east, _ in tiles]
     splits = [split for *_, split in tiles]
@@ -63,6 +81,8 @@ def test_neighbours_in_two_splits_are_found_exactly(tiles: list[tuple[str, int, 
 
 def test_neighbours_are_found_wherever_the_city_lies() -> None:
     # 0.0037 degrees of longitude are 250 m in Berlin and 412 m at the equator.
-    assert neighbours_apart([place_of(52.4902, 13.5090), place_of(52.4902, 13.5127)], ["train", "test"], 400.0) == [(0, 1)]
+    assert neighbours_apart([place_of(52.4902, 13.5090), place_of(52.4902, 13.5127)], ["train", "test"], 400.0) == [
+        (0, 1)
+    ]
     assert neighbours_apart([place_of(0.0, 13.5090), place_of(0.0, 13.5127)], ["train", "test"], 400.0) == []
     assert neighbours_apart([None, place_of(0, 0)], ["train", "test"], 400.0) == []

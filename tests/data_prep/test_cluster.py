@@ -37,7 +37,9 @@ class Broken:
 
 def city(read: Callable[[Key], Example | str]) -> Conversion[Key]:
     # More than ten shards of a split, which no text order keeps in order.
-    keys = {split: [(split, i) for i in range(count)] for split, count in (("train", 23), ("validation", 2), ("test", 1))}
+    keys = {
+        split: [(split, i) for i in range(count)] for split, count in (("train", 23), ("validation", 2), ("test", 1))
+    }
     return Conversion(synthetic.schema(SIDE), keys, read, converter="tests")
 
 
@@ -52,7 +54,9 @@ def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @needs_beam
-def test_the_direct_runner_writes_the_same_bytes_and_counts_every_tile(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_direct_runner_writes_the_same_bytes_and_counts_every_tile(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     convert(city(CityReader(0, SIDE)), tmp_path / "here")
     capsys.readouterr()
     convert(city(CityReader(0, SIDE)), tmp_path / "beam", beam=BeamOptions("DirectRunner"))
@@ -62,12 +66,23 @@ def test_the_direct_runner_writes_the_same_bytes_and_counts_every_tile(tmp_path:
 
 
 @needs_beam
-def test_workers_that_are_other_processes_find_what_the_command_defines(manifest: Path, tmp_path: Path, run_geotiff: Run) -> None:
+def test_workers_that_are_other_processes_find_what_the_command_defines(
+    manifest: Path, tmp_path: Path, run_geotiff: Run
+) -> None:
     # A command's own module is called __main__ in its process, and in the workers' that name is taken.
     assert run_geotiff(manifest, tmp_path / "alone", "--tile", 32)[0] == 0
-    beam = ["--beam-runner", "DirectRunner", "--beam-options", "direct_num_workers=2", "direct_running_mode=multi_processing"]
+    beam = [
+        "--beam-runner",
+        "DirectRunner",
+        "--beam-options",
+        "direct_num_workers=2",
+        "direct_running_mode=multi_processing",
+    ]
     subprocess.run(
-        [sys.executable, "-m", "data_prep.geotiff", "manifest.csv", "beam", "--tile", "32", *beam], check=True, capture_output=True, cwd=tmp_path
+        [sys.executable, "-m", "data_prep.geotiff", "manifest.csv", "beam", "--tile", "32", *beam],
+        check=True,
+        capture_output=True,
+        cwd=tmp_path,
     )
     assert content(tmp_path / "beam") == content(tmp_path / "alone")
 
@@ -81,7 +96,9 @@ def test_bad_input_on_a_cluster_keeps_its_own_message_and_leaves_nothing(tmp_pat
 
 @needs_beam
 def test_machines_that_do_not_share_the_folder_are_found_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster, "write_shard", lambda plan, shard, on_tile: None)  # it goes to a disk of the machine's own
+    monkeypatch.setattr(
+        cluster, "write_shard", lambda plan, shard, on_tile: None
+    )  # it goes to a disk of the machine's own
     monkeypatch.setattr(cluster, "SHARE_SECONDS", 0.0)
     with pytest.raises(InputError, match=r"14 of 14 shards did not arrive in .*share"):
         convert(city(CityReader(0, SIDE)), tmp_path / "out", beam=BeamOptions("DirectRunner"))
@@ -93,7 +110,10 @@ def test_machines_that_do_not_share_the_folder_are_found_out(tmp_path: Path, mon
     ("flags", "says"),
     [
         (("--beam-runner", "FlinkRuner"), ("'FlinkRuner'", "FlinkRunner")),
-        (("--beam-runner", "DirectRunner", "--beam-options=--direct_num_workers=2"), ("'--direct_num_workers=2'", "NAME=VALUE")),
+        (
+            ("--beam-runner", "DirectRunner", "--beam-options=--direct_num_workers=2"),
+            ("'--direct_num_workers=2'", "NAME=VALUE"),
+        ),
     ],
 )
 def test_a_runner_that_cannot_start_is_one_line(

@@ -79,7 +79,9 @@ def test_every_pixel_arrives(converted: Path) -> None:
             np.testing.assert_array_equal(example.images[sensor], stored[SENSORS[sensor]][..., :3])
         assert example.available.all()
     manifest = read_manifest(converted)
-    assert [(m.name, m.bands, m.dtype) for m in manifest.schema.modalities] == [(sensor, 3, "uint8") for sensor in SENSORS]
+    assert [(m.name, m.bands, m.dtype) for m in manifest.schema.modalities] == [
+        (sensor, 3, "uint8") for sensor in SENSORS
+    ]
     assert len(manifest.schema.classes) == 25
 
 
@@ -106,7 +108,9 @@ def test_events_of_another_size_are_resized_to_the_nearest_pixel(converted: Path
     assert sum("event-size" in finding for finding in read_manifest(converted).findings) == 1
 
 
-def test_tiles_of_a_frame_hold_what_the_whole_frame_holds(converted: Path, delivered: Path, tmp_path: Path, run_converter: Run) -> None:
+def test_tiles_of_a_frame_hold_what_the_whole_frame_holds(
+    converted: Path, delivered: Path, tmp_path: Path, run_converter: Run
+) -> None:
     status, error = run_converter(deliver, delivered, tmp_path / "out", "--tile", 64)
     assert status == 0, error
     whole = {split: open_source(converted, split) for split in ("train", "test")}
@@ -136,10 +140,14 @@ def test_a_frame_of_the_real_size_takes_four_tiles_without_padding() -> None:
 
 def test_ids_tell_weather_and_failure(converted: Path) -> None:
     ids = {name.split("/", 1)[1] for name in examples(converted)}
-    assert {tuple(name.split("/")[:2]) for name in ids} == {(weather, failure) for _, weather, _, failure, _ in tree.FRAMES}
+    assert {tuple(name.split("/")[:2]) for name in ids} == {
+        (weather, failure) for _, weather, _, failure, _ in tree.FRAMES
+    }
 
 
-def test_failures_as_folders_and_as_ends_of_names_are_the_same_frames(converted: Path, tmp_path: Path, run_converter: Run) -> None:
+def test_failures_as_folders_and_as_ends_of_names_are_the_same_frames(
+    converted: Path, tmp_path: Path, run_converter: Run
+) -> None:
     tree.make_deliver(tmp_path / "source", size=SIZE, folders=True)
     assert run_converter(deliver, tmp_path / "source", tmp_path / "out", "--tile", SIZE)[0] == 0
     first, second = examples(converted), examples(tmp_path / "out")
@@ -152,7 +160,9 @@ def test_failures_as_folders_and_as_ends_of_names_are_the_same_frames(converted:
 def test_raw_depth_is_an_option(converted: Path, delivered: Path, tmp_path: Path, run_converter: Run) -> None:
     assert run_converter(deliver, delivered, tmp_path / "out", "--tile", SIZE, "--depth", "raw")[0] == 0
     frame = tree.FRAMES[0]
-    np.testing.assert_array_equal(examples(tmp_path / "out")[key(frame)].images["depth"][..., 0], tree.images(frame, SIZE)["depth"])
+    np.testing.assert_array_equal(
+        examples(tmp_path / "out")[key(frame)].images["depth"][..., 0], tree.images(frame, SIZE)["depth"]
+    )
     assert read_manifest(tmp_path / "out").schema.modalities[1].bands == 1
 
 
@@ -162,11 +172,15 @@ def test_the_name_of_a_folder_around_the_set_means_nothing(delivered: Path, tmp_
     shutil.copytree(delivered / "DELIVER", folder)
     for source in (folder, folder.parent, tmp_path / name.split("/")[0], tmp_path):
         found = survey(source, tmp_path)
-        assert sorted(frame.id for frame in found.frames) == sorted(tree.record_id(frame, False) for frame in tree.FRAMES)
+        assert sorted(frame.id for frame in found.frames) == sorted(
+            tree.record_id(frame, False) for frame in tree.FRAMES
+        )
         assert all(set(frame.files) == set(SENSORS) for frame in found.frames)
 
 
-def test_archive_or_folder_and_one_worker_or_two_give_the_same_bytes(converted: Path, delivered: Path, tmp_path: Path, run_converter: Run) -> None:
+def test_archive_or_folder_and_one_worker_or_two_give_the_same_bytes(
+    converted: Path, delivered: Path, tmp_path: Path, run_converter: Run
+) -> None:
     archive = tmp_path / "DELIVER.zip"
     with zipfile.ZipFile(archive, "w") as file:
         for path in sorted(delivered.rglob("*")):
@@ -193,7 +207,9 @@ def test_one_channel_among_three_is_repeated(spoiled: Path, tmp_path: Path, run_
     grey = tree.images(tree.FRAMES[0], SIZE)["lidar"][..., 0]
     Image.fromarray(grey).save(path)
     assert run_converter(deliver, spoiled, tmp_path / "out", "--tile", SIZE)[0] == 0
-    np.testing.assert_array_equal(examples(tmp_path / "out")[key(tree.FRAMES[0])].images["lidar"], np.dstack((grey, grey, grey)))
+    np.testing.assert_array_equal(
+        examples(tmp_path / "out")[key(tree.FRAMES[0])].images["lidar"], np.dstack((grey, grey, grey))
+    )
     assert any("mixed-channels" in finding for finding in read_manifest(tmp_path / "out").findings)
 
 
@@ -214,25 +230,37 @@ def test_no_map_is_in_two_splits(converted: Path) -> None:
 
 
 @given(st.lists(st.tuples(st.integers(1, 6), st.integers(1, 9), st.sampled_from(list(SPLITS.values()))), max_size=30))
-def test_every_map_in_two_splits_is_found(tmp_path_factory: pytest.TempPathFactory, drawn: list[tuple[int, int, str]]) -> None:
+def test_every_map_in_two_splits_is_found(
+    tmp_path_factory: pytest.TempPathFactory, drawn: list[tuple[int, int, str]]
+) -> None:
     frames = [FrameFiles(f"sun/none/MAP_{m}_point{p}/{i:06d}", split, {}) for i, (m, p, split) in enumerate(drawn)]
     own = {frame.map: {other.split for other in frames if other.map == frame.map} for frame in frames}
     _, chosen, findings = assign_splits(frames, "official")
     assert chosen == [frame.split for frame in frames]
-    assert sorted(finding.place for finding in findings) == sorted(name for name, splits in own.items() if len(splits) > 1)
+    assert sorted(finding.place for finding in findings) == sorted(
+        name for name, splits in own.items() if len(splits) > 1
+    )
     if own:
         path = tmp_path_factory.mktemp("splits") / "splits.csv"
-        path.write_text("map,split\n" + "".join(f"{name},{('train', 'test', 'none')[i % 3]}\n" for i, name in enumerate(sorted(own))))
+        path.write_text(
+            "map,split\n"
+            + "".join(f"{name},{('train', 'test', 'none')[i % 3]}\n" for i, name in enumerate(sorted(own)))
+        )
         assigned, chosen, findings = assign_splits(frames, str(path))
         assert not findings
         assert chosen == [assigned.get(frame.map, "") for frame in frames]
 
 
-def test_a_map_in_two_splits_is_refused_unless_accepted_or_assigned(spoiled: Path, tmp_path: Path, run_converter: Run) -> None:
+def test_a_map_in_two_splits_is_refused_unless_accepted_or_assigned(
+    spoiled: Path, tmp_path: Path, run_converter: Run
+) -> None:
     for kind in tree.WORDS:
         base = spoiled / "DELIVER" / kind / "sun"
         (base / "train" / "MAP_3_point9").mkdir()
-        shutil.copy(base / "val" / "MAP_3_point2_overexposure" / f"000200_{tree.WORDS[kind]}_front.png", base / "train" / "MAP_3_point9")
+        shutil.copy(
+            base / "val" / "MAP_3_point2_overexposure" / f"000200_{tree.WORDS[kind]}_front.png",
+            base / "train" / "MAP_3_point9",
+        )
     arguments = (deliver, spoiled, tmp_path / "out", "--tile", SIZE)
     status, error = run_converter(*arguments)
     assert status == 2
@@ -270,7 +298,11 @@ BAD = {
         odd_label,
         ("unknown-label", "77", "row 20, column 7", "such values: 3", "--accept unknown-label"),
     ),
-    "a label with a colour table": (tree.path_of(FRAME, "semantic"), with_colour_table, ("colour-table", tree.path_of(FRAME, "semantic"))),
+    "a label with a colour table": (
+        tree.path_of(FRAME, "semantic"),
+        with_colour_table,
+        ("colour-table", tree.path_of(FRAME, "semantic")),
+    ),
     "lidar of another size": (
         tree.path_of(FRAME, "lidar"),
         lambda p: Image.fromarray(np.zeros((SIZE - 1, SIZE, 3), np.uint8)).save(p),
@@ -287,7 +319,9 @@ BAD = {
 
 
 @pytest.mark.parametrize("kind", BAD)
-def test_bad_input_is_one_line_with_file_and_remedy(spoiled: Path, tmp_path: Path, run_converter: Run, kind: str) -> None:
+def test_bad_input_is_one_line_with_file_and_remedy(
+    spoiled: Path, tmp_path: Path, run_converter: Run, kind: str
+) -> None:
     name, spoil, words = BAD[kind]
     spoil(spoiled / "DELIVER" / name)
     status, error = run_converter(deliver, spoiled, tmp_path / "out", "--tile", SIZE)
@@ -333,7 +367,9 @@ def test_an_unknown_label_is_ignored_when_accepted(spoiled: Path, tmp_path: Path
         (("--accept", "nonsense"), ("--accept", "nonsense")),
     ],
 )
-def test_bad_options_name_the_flag(delivered: Path, tmp_path: Path, run_converter: Run, flags: tuple[object, ...], words: tuple[str, ...]) -> None:
+def test_bad_options_name_the_flag(
+    delivered: Path, tmp_path: Path, run_converter: Run, flags: tuple[object, ...], words: tuple[str, ...]
+) -> None:
     status, error = run_converter(deliver, delivered, tmp_path / "out", *flags)
     assert status == 2
     assert all(word in error.splitlines()[-1] for word in words), error

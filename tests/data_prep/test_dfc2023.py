@@ -51,7 +51,9 @@ def examples(out: Path) -> dict[str, Example]:
     """Every record by the name of its scene."""
     splits = [split for split, counts in read_manifest(out).splits.items() if counts.records]
     sources = [open_source(out, split) for split in splits]
-    return {example.id.split("/")[0]: example for source in sources for example in (source[i] for i in range(len(source)))}
+    return {
+        example.id.split("/")[0]: example for source in sources for example in (source[i] for i in range(len(source)))
+    }
 
 
 def survey(source: Path, tmp_path: Path, **options: object) -> dfc2023.Survey:
@@ -144,7 +146,9 @@ def test_both_layouts_hold_the_same_pixels(converted: Path, tmp_path: Path, run_
     assert set(read_manifest(tmp_path / "out").options["assigned"]) == {f"EPSG:{zone}" for zone in tree.ZONES.values()}
 
 
-def test_archive_or_folder_and_one_worker_or_two_give_the_same_bytes(converted: Path, delivered: Path, tmp_path: Path, run_converter: Run) -> None:
+def test_archive_or_folder_and_one_worker_or_two_give_the_same_bytes(
+    converted: Path, delivered: Path, tmp_path: Path, run_converter: Run
+) -> None:
     archive = tmp_path / "track2.zip"
     with zipfile.ZipFile(archive, "w") as file:
         for path in sorted(delivered.rglob("*")):
@@ -158,7 +162,9 @@ def test_archive_or_folder_and_one_worker_or_two_give_the_same_bytes(converted: 
     assert [source.path for source in read_manifest(tmp_path / "unpacked").sources] == ["track2.zip"]
 
 
-def test_each_pixel_of_validation_and_test_is_scored_once(converted: Path, delivered: Path, tmp_path: Path, run_converter: Run) -> None:
+def test_each_pixel_of_validation_and_test_is_scored_once(
+    converted: Path, delivered: Path, tmp_path: Path, run_converter: Run
+) -> None:
     status, error = run_converter(dfc2023, delivered, tmp_path / "out", "--tile", 64, "--stride", 40)
     assert status == 0, error
     whole, cut = read_manifest(converted).splits, read_manifest(tmp_path / "out").splits
@@ -211,7 +217,11 @@ def test_splits_of_the_user(delivered: Path, tmp_path: Path, run_converter: Run)
     splits.write_text("city,split\nBerlin,test\nNewYork,train\nNewDelhi,val\n")
     assert run_converter(dfc2023, delivered, tmp_path / "out", "--tile", SIZE, "--splits", splits)[0] == 0
     manifest = read_manifest(tmp_path / "out")
-    assert {split: counts.records for split, counts in manifest.splits.items()} == {"train": 2, "validation": 2, "test": 4}
+    assert {split: counts.records for split, counts in manifest.splits.items()} == {
+        "train": 2,
+        "validation": 2,
+        "test": 4,
+    }
     assert manifest.options["assigned"] == {"Berlin": "test", "NewYork": "train", "NewDelhi": "validation"}
 
 
@@ -227,7 +237,10 @@ def test_neighbours_in_two_splits_are_refused_unless_accepted(tmp_path: Path, ru
     assert "neighbours-in-two-splits" in error.splitlines()[-1]
     assert names[1] in error.splitlines()[-1]
     assert run_converter(*arguments, "--accept", "neighbours-in-two-splits")[0] == 0
-    assert any(line.startswith("accepted: ") and "neighbours-in-two-splits" in line for line in read_manifest(tmp_path / "out").findings)
+    assert any(
+        line.startswith("accepted: ") and "neighbours-in-two-splits" in line
+        for line in read_manifest(tmp_path / "out").findings
+    )
 
 
 TRAIN = Path("track2") / "train"
@@ -246,8 +259,16 @@ def forget_image(path: Path) -> None:
 
 
 BAD = {
-    "a truncated file": (TRAIN / "sar" / f"{tree.SCENES[4]}.tif", cut, ("unreadable", f"track2/train/sar/{tree.SCENES[4]}.tif", "Download")),
-    "no raster": (TRAIN / "rgb" / f"{tree.SCENES[4]}.tif", lambda p: p.write_text("x"), ("unreadable", f"rgb/{tree.SCENES[4]}.tif")),
+    "a truncated file": (
+        TRAIN / "sar" / f"{tree.SCENES[4]}.tif",
+        cut,
+        ("unreadable", f"track2/train/sar/{tree.SCENES[4]}.tif", "Download"),
+    ),
+    "no raster": (
+        TRAIN / "rgb" / f"{tree.SCENES[4]}.tif",
+        lambda p: p.write_text("x"),
+        ("unreadable", f"rgb/{tree.SCENES[4]}.tif"),
+    ),
     "another type": (
         TRAIN / "dsm" / f"{tree.SCENES[4]}.tif",
         lambda p: tree.write(p, np.zeros((1, SIZE, SIZE), np.uint8), ""),
@@ -265,14 +286,28 @@ BAD = {
     ),
     "no sensor folder": (TRAIN / "dsm", shutil.rmtree, ("sensor-missing", "no scene has dsm", "train/dsm")),
     "no annotations": (DOCUMENT, Path.unlink, ("no-annotations", "buildings_only_train.json")),
-    "broken annotations": (DOCUMENT, lambda p: p.write_text("{"), ("annotations-unreadable", "track2/buildings_only_train.json")),
-    "annotations of nothing": (DOCUMENT, lambda p: p.write_text('{"images": [], "annotations": []}'), ("scene-not-annotated", "not listed")),
-    "a scene that nobody annotated": (DOCUMENT, forget_image, ("scene-not-annotated", tree.SCENES[3], "--accept scene-not-annotated")),
+    "broken annotations": (
+        DOCUMENT,
+        lambda p: p.write_text("{"),
+        ("annotations-unreadable", "track2/buildings_only_train.json"),
+    ),
+    "annotations of nothing": (
+        DOCUMENT,
+        lambda p: p.write_text('{"images": [], "annotations": []}'),
+        ("scene-not-annotated", "not listed"),
+    ),
+    "a scene that nobody annotated": (
+        DOCUMENT,
+        forget_image,
+        ("scene-not-annotated", tree.SCENES[3], "--accept scene-not-annotated"),
+    ),
 }
 
 
 @pytest.mark.parametrize("kind", BAD)
-def test_bad_input_is_one_line_with_file_and_remedy(spoiled: Path, tmp_path: Path, run_converter: Run, kind: str) -> None:
+def test_bad_input_is_one_line_with_file_and_remedy(
+    spoiled: Path, tmp_path: Path, run_converter: Run, kind: str
+) -> None:
     name, spoil, words = BAD[kind]
     spoil(spoiled / name)
     status, error = run_converter(dfc2023, spoiled, tmp_path / "out", "--tile", SIZE)
@@ -294,7 +329,10 @@ def test_findings_of_all_files_are_listed_before_the_error(spoiled: Path, tmp_pa
 def test_scenes_are_read_even_where_their_annotations_are_missing(spoiled: Path, tmp_path: Path) -> None:
     (spoiled / DOCUMENT).unlink()
     cut(spoiled / TRAIN / "sar" / f"{tree.SCENES[7]}.tif")
-    assert {check for check, severity in checks(survey(spoiled, tmp_path)).items() if severity == "error"} == {"no-annotations", "unreadable"}
+    assert {check for check, severity in checks(survey(spoiled, tmp_path)).items() if severity == "error"} == {
+        "no-annotations",
+        "unreadable",
+    }
 
 
 def test_the_doctor_knows_the_set(spoiled: Path, run_converter: Run) -> None:
@@ -322,7 +360,9 @@ def test_without_city_and_crs_the_user_must_split(tmp_path: Path, run_converter:
     assert "no-city" in error.splitlines()[-1]
     assert "tile,split" in error.splitlines()[-1]
     splits = tmp_path / "splits.csv"
-    splits.write_text("tile,split\n" + "".join(f"{name},{tree.SPLITS[stem.split('_')[1]]}\n" for name, stem in names.items()))
+    splits.write_text(
+        "tile,split\n" + "".join(f"{name},{tree.SPLITS[stem.split('_')[1]]}\n" for name, stem in names.items())
+    )
     assert run_converter(*arguments, "--splits", splits)[0] == 0
 
 
@@ -336,7 +376,9 @@ def test_without_city_and_crs_the_user_must_split(tmp_path: Path, run_converter:
         (("--accept", "nonsense"), ("--accept", "nonsense")),
     ],
 )
-def test_bad_options_name_the_flag(delivered: Path, tmp_path: Path, run_converter: Run, flags: tuple[object, ...], words: tuple[str, ...]) -> None:
+def test_bad_options_name_the_flag(
+    delivered: Path, tmp_path: Path, run_converter: Run, flags: tuple[object, ...], words: tuple[str, ...]
+) -> None:
     status, error = run_converter(dfc2023, delivered, tmp_path / "out", *flags)
     assert status == 2
     assert all(word in error.splitlines()[-1] for word in words), error

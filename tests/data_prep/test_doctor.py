@@ -35,7 +35,11 @@ def examine(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 
 
 def fingerprint(folder: Path) -> dict[str, tuple[str, int]]:
-    return {str(p.relative_to(folder)): (hashlib.sha256(p.read_bytes()).hexdigest(), p.stat().st_mtime_ns) for p in folder.rglob("*") if p.is_file()}
+    return {
+        str(p.relative_to(folder)): (hashlib.sha256(p.read_bytes()).hexdigest(), p.stat().st_mtime_ns)
+        for p in folder.rglob("*")
+        if p.is_file()
+    }
 
 
 def test_a_sound_set_is_recognised_whatever_its_folder_is_called(examine: Doctor, tmp_path: Path) -> None:
@@ -50,7 +54,9 @@ def test_a_sound_set_is_recognised_whatever_its_folder_is_called(examine: Doctor
     assert "nothing odd" in out
 
 
-def test_what_is_missing_and_wrong_is_listed_and_nothing_is_written(examine: Doctor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_missing_and_wrong_is_listed_and_nothing_is_written(
+    examine: Doctor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tree = write_potsdam(tmp_path / "potsdam", size=32)
     (tree / "1_DSM_normalisation" / "dsm_potsdam_03_13_normalized_lastools.jpg").unlink()
     truncate(tree / "3_Ortho_IRRG" / "top_potsdam_6_7_IRRG.tif")
@@ -62,8 +68,14 @@ def test_what_is_missing_and_wrong_is_listed_and_nothing_is_written(examine: Doc
     monkeypatch.setattr(tempfile, "tempdir", str(scratch))
     status, out, _ = examine(archives)
     assert status == 1
-    for words in ("37 of 38 tiles; missing 3_13", "[unreadable]", "3_Ortho_IRRG.zip/3_Ortho_IRRG/top_potsdam_6_7_IRRG.tif", "[missing-sensor]",
-                  "[off-palette]", "would refuse it as it is"):  # fmt: skip
+    for words in (
+        "37 of 38 tiles; missing 3_13",
+        "[unreadable]",
+        "3_Ortho_IRRG.zip/3_Ortho_IRRG/top_potsdam_6_7_IRRG.tif",
+        "[missing-sensor]",
+        "[off-palette]",
+        "would refuse it as it is",
+    ):
         assert words in out
     assert str(scratch) not in out
     assert not list(scratch.iterdir())
@@ -78,7 +90,11 @@ def test_files_that_only_other_options_read_are_looked_at_too(examine: Doctor, t
     status, out, _ = examine(tree)
     assert status == 0, "none of it is read by default"
     text = " ".join(out.replace("│", " ").split())
-    for words in ("With --dsm absolute: Not available there (column last).", "With --eroded-evaluation, error:", "With --dsm ownapproach, refused:"):
+    for words in (
+        "With --dsm absolute: Not available there (column last).",
+        "With --eroded-evaluation, error:",
+        "With --dsm ownapproach, refused:",
+    ):
         assert words in text
 
 

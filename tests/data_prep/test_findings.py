@@ -1,4 +1,5 @@
-"""Findings stand in the way of a conversion or are written down; none is lost, and none is accepted by a misspelt name."""
+"""Findings stand in the way of a conversion or are written down; none is lost, and none is accepted by a misspelt
+name."""
 
 from __future__ import annotations
 
@@ -23,11 +24,15 @@ def printed(findings: list[Finding], width: int = 80) -> str:
     return console.file.getvalue()  # type: ignore[attr-defined]
 
 
-some_findings = st.lists(st.builds(finding, st.sampled_from(Severity), st.sampled_from(["one", "two", "three"])), max_size=6)
+some_findings = st.lists(
+    st.builds(finding, st.sampled_from(Severity), st.sampled_from(["one", "two", "three"])), max_size=6
+)
 
 
 @given(findings=some_findings, accepted=st.sets(st.sampled_from(["one", "two", "three", "four"])))
-def test_a_conversion_goes_on_exactly_where_nothing_stands_in_the_way(findings: list[Finding], accepted: set[str]) -> None:
+def test_a_conversion_goes_on_exactly_where_nothing_stands_in_the_way(
+    findings: list[Finding], accepted: set[str]
+) -> None:
     refused = {f.check for f in findings if f.severity is Severity.REFUSED}
     blocked = any(f.severity is Severity.ERROR for f in findings) or not refused <= accepted or not accepted <= refused
     try:
@@ -46,7 +51,11 @@ def test_an_error_cannot_be_accepted(capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_the_worst_is_told_first_and_the_others_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
-    findings = [finding(Severity.NOTE, "n", "n.tif"), finding(Severity.REFUSED, "r", "r.tif"), finding(Severity.ERROR, "e", "e.tif")]
+    findings = [
+        finding(Severity.NOTE, "n", "n.tif"),
+        finding(Severity.REFUSED, "r", "r.tif"),
+        finding(Severity.ERROR, "e", "e.tif"),
+    ]
     with pytest.raises(InputError, match=r"^e.tif: .* \(1 more above\)$"):
         settle(findings, [])
     listed = capsys.readouterr().err
@@ -66,7 +75,10 @@ def test_what_brackets_hold_is_text_and_no_markup() -> None:
 
 
 def test_a_thousand_findings_of_one_kind_leave_room_for_the_others() -> None:
-    text = printed([*(finding(Severity.NOTE, "many", f"tile{i}") for i in range(1000)), finding(Severity.NOTE, "zero", "other")], width=120)
+    text = printed(
+        [*(finding(Severity.NOTE, "many", f"tile{i}") for i in range(1000)), finding(Severity.NOTE, "zero", "other")],
+        width=120,
+    )
     assert text.count("[many]") == SHOWN
     assert f"and {1000 - SHOWN} more of many" in text
     assert "other" in text

@@ -1,4 +1,5 @@
-"""Footprints are drawn as pycocotools draws them, whichever way they are written, and damaged ones are found and never drawn."""
+"""Footprints are drawn as pycocotools draws them, whichever way they are written, and damaged ones are found and
+never drawn."""
 
 from __future__ import annotations
 
@@ -65,7 +66,9 @@ def test_buildings_that_overlap_are_one_area(tmp_path: Path) -> None:
 
 
 @given(st.integers(0, 2**32 - 1), st.floats(0, 1))
-def test_runs_and_compressed_runs_draw_any_mask(tmp_path_factory: pytest.TempPathFactory, seed: int, share: float) -> None:
+def test_runs_and_compressed_runs_draw_any_mask(
+    tmp_path_factory: pytest.TempPathFactory, seed: int, share: float
+) -> None:
     mask = np.random.default_rng(seed).random((HEIGHT, WIDTH)) < share
     size = [HEIGHT, WIDTH]
     compressed = {"size": size, "counts": coco.encode(np.asfortranarray(mask.astype(np.uint8)))["counts"].decode()}
@@ -97,7 +100,9 @@ def test_two_corners_are_no_box(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["a_52.4902.tif", "a_52.4902", "train/rgb/a_52.4902.TIF", "train\\rgb\\a_52.4902.png"])
 def test_an_image_is_known_by_its_name_without_folders_and_suffix(tmp_path: Path, name: str) -> None:
-    assert list(read(tmp_path, images=[{"id": 7, "file_name": name, "height": HEIGHT, "width": WIDTH}]).rasters) == ["a_52.4902"]
+    assert list(read(tmp_path, images=[{"id": 7, "file_name": name, "height": HEIGHT, "width": WIDTH}]).rasters) == [
+        "a_52.4902"
+    ]
 
 
 DAMAGED = {
@@ -135,7 +140,9 @@ def test_no_annotation_is_lost_without_a_word(tmp_path: Path) -> None:
     assert [(f.severity, f.check) for f in found.findings] == [(Severity.ERROR, "image-listed-twice")]
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"images": [{}], "annotations": []}', '{"images": [], "annotations": [3]}'])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "{}", '{"images": [{}], "annotations": []}', '{"images": [], "annotations": [3]}']
+)
 def test_what_is_no_coco_document_is_an_error(tmp_path: Path, text: str) -> None:
     path = tmp_path / "footprints.json"
     path.write_text(text)

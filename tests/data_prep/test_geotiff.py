@@ -59,7 +59,9 @@ def test_tiles_put_together_are_the_scene(scene: Path, tmp_path: Path, run_geoti
             y, x = map(int, tile.id.split("/")[1].split("_"))
             h, w = min(32, 70 - y), min(32, 50 - x)
             for row, sensor in enumerate(("rgb", "height")):
-                np.testing.assert_array_equal(tile.images[sensor][:h, :w], read(scene / f"{sensor}.tif")[y : y + h, x : x + w])
+                np.testing.assert_array_equal(
+                    tile.images[sensor][:h, :w], read(scene / f"{sensor}.tif")[y : y + h, x : x + w]
+                )
                 expected = np.zeros((32, 32), bool)
                 expected[:h, :w] = True  # padding is not available
                 np.testing.assert_array_equal(tile.available[row], expected)
@@ -83,7 +85,10 @@ def test_every_labelled_pixel_is_scored_in_exactly_one_tile(
     height, width, tile = data.draw(st.integers(1, 70)), data.draw(st.integers(1, 70)), data.draw(st.integers(2, 40))
     overlap, seed = data.draw(st.integers(0, tile - 1)), data.draw(st.integers(0, 99))
     rng, folder = np.random.default_rng(seed), tmp_path_factory.mktemp("scene")
-    label, split = rng.choice(np.array([0, 1, 2, 255], np.uint8), (height, width)), rng.integers(0, 4, (height, width)).astype(np.uint8)
+    label, split = (
+        rng.choice(np.array([0, 1, 2, 255], np.uint8), (height, width)),
+        rng.integers(0, 4, (height, width)).astype(np.uint8),
+    )
     label[0, 0], split[0, 0] = 1, 1  # a scene without any training pixel is refused
     scene = Scene("s", {}, write_raster(folder / "label.tif", label), write_raster(folder / "split.tif", split))
     rasters = Rasters()
@@ -125,7 +130,9 @@ def test_modalities_chooses_and_orders(manifest: Path, tmp_path: Path, run_geoti
 
 
 @pytest.mark.parametrize("kind", ["nodata", "nodata in one band", "nan", "infinity", "alpha", "mask"])
-def test_a_hole_is_not_available_and_holds_zeros(tmp_path: Path, write_raster: Write, rng: np.random.Generator, kind: str) -> None:
+def test_a_hole_is_not_available_and_holds_zeros(
+    tmp_path: Path, write_raster: Write, rng: np.random.Generator, kind: str
+) -> None:
     hole = np.zeros((24, 24), bool)
     hole[5:11, 3:20] = True
     values = rng.integers(1, 200, (3, 24, 24)).astype(np.float32 if kind in ("nan", "infinity") else np.int16)
@@ -156,7 +163,9 @@ def test_zero_as_nodata_is_a_hole_only_where_all_bands_are_zero(tmp_path: Path, 
     values[0, 2], values[:, 5] = 0, 0  # a dark red, and a hole
     path = write_raster(tmp_path / "image.tif", values, nodata=0)
     rasters = Rasters()
-    _, available = rasters.image(path, write_raster(tmp_path / "label.tif", np.zeros((16, 16), np.uint8)), Box(0, 0, 16))
+    _, available = rasters.image(
+        path, write_raster(tmp_path / "label.tif", np.zeros((16, 16), np.uint8)), Box(0, 0, 16)
+    )
     rasters.close()
     assert available[2].all()
     assert not available[5].any()
@@ -170,7 +179,9 @@ def ramp(transform: Affine, height: int, width: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("metres", [0.25, 0.5, 2.0, 5.0])
-def test_a_sensor_of_another_resolution_and_extent_lands_in_the_right_place(tmp_path: Path, write_raster: Write, metres: float) -> None:
+def test_a_sensor_of_another_resolution_and_extent_lands_in_the_right_place(
+    tmp_path: Path, write_raster: Write, metres: float
+) -> None:
     label = write_raster(tmp_path / "label.tif", np.zeros((60, 60), np.uint8))
     # Covers 20 to 60 m east and 10 to 50 m south of the label's corner.
     place, count = from_origin(EAST + 20, NORTH - 10, metres, metres), int(40 / metres)
@@ -198,7 +209,12 @@ def test_a_sensor_in_another_crs_is_warped_and_keeps_its_type(tmp_path: Path, wr
     step = 5e-6  # about half a metre
     place = from_origin(lon - 20 * step, lat + 20 * step, step, step)
     # Value: distance east in steps of the raster.
-    image = write_raster(tmp_path / "image.tif", np.tile(np.arange(400, dtype=np.uint16) * 100, (400, 1)), crs="EPSG:4326", transform=place)
+    image = write_raster(
+        tmp_path / "image.tif",
+        np.tile(np.arange(400, dtype=np.uint16) * 100, (400, 1)),
+        crs="EPSG:4326",
+        transform=place,
+    )
     rasters = Rasters()
     pixels, available = rasters.image(image, label, Box(0, 0, 50))
     rasters.close()
@@ -240,11 +256,17 @@ def test_statistics_leave_out_the_other_splits_and_holes(tmp_path: Path, write_r
     assert height.std == pytest.approx((pixels.std(),))
 
 
-def test_radar_intensities_become_decibels_and_zeros_become_holes(tmp_path: Path, write_raster: Write, run_geotiff: Run) -> None:
+def test_radar_intensities_become_decibels_and_zeros_become_holes(
+    tmp_path: Path, write_raster: Write, run_geotiff: Run
+) -> None:
     folder = tmp_path / "scene"
     values = np.full((20, 20), 100.0, np.float32)
     values[3], values[4] = 0.0, 0.001
-    for name, raster in (("sar", values), ("label", np.zeros((20, 20), np.uint8)), ("split", np.ones((20, 20), np.uint8))):
+    for name, raster in (
+        ("sar", values),
+        ("label", np.zeros((20, 20), np.uint8)),
+        ("split", np.ones((20, 20), np.uint8)),
+    ):
         write_raster(folder / f"{name}.tif", raster)
     assert run_geotiff(folder, tmp_path / "out", "--tile", 20, "--log-modalities", "sar")[0] == 0
     tile = open_source(tmp_path / "out", "train")[0]
@@ -254,7 +276,9 @@ def test_radar_intensities_become_decibels_and_zeros_become_holes(tmp_path: Path
     np.testing.assert_allclose(tile.images["sar"][5:], 20, atol=1e-4)
 
 
-def test_rasters_without_crs_of_equal_size_count_as_aligned(tmp_path: Path, write_raster: Write, rng: np.random.Generator) -> None:
+def test_rasters_without_crs_of_equal_size_count_as_aligned(
+    tmp_path: Path, write_raster: Write, rng: np.random.Generator
+) -> None:
     values = rng.integers(0, 255, (20, 20)).astype(np.uint8)
     image = write_raster(tmp_path / "image.tif", values, crs=None)
     label = write_raster(tmp_path / "label.tif", np.zeros((20, 20), np.uint8), crs=None)
@@ -281,7 +305,9 @@ def test_colours_come_from_the_labels_colour_table(tmp_path: Path, write_raster:
 def test_the_manifest_names_every_file_read_and_no_place_on_the_machine(
     manifest: Path, tmp_path: Path, run_geotiff: Run, write_raster: Write
 ) -> None:
-    elsewhere = write_raster(tmp_path.parent / f"{tmp_path.name}_elsewhere" / "a_rgb.tif", np.ones((3, 32, 32), np.uint8))
+    elsewhere = write_raster(
+        tmp_path.parent / f"{tmp_path.name}_elsewhere" / "a_rgb.tif", np.ones((3, 32, 32), np.uint8)
+    )
     manifest.write_text(manifest.read_text().replace("a_rgb.tif", str(elsewhere), 1))
     assert run_geotiff(manifest, tmp_path / "out", "--tile", 32)[0] == 0
     text = (tmp_path / "out" / "manifest.json").read_text()

@@ -61,9 +61,12 @@ def odd_label(manifest: Path, write: Write) -> None:
 
 CASES = {
     "an unknown column": Case(
-        edit("dsm,label,split\na_rgb.tif,a_dsm.tif", "remark,label,split\na_rgb.tif,cloudy"), ("line 2", "'remark'", "remove the column")
+        edit("dsm,label,split\na_rgb.tif,a_dsm.tif", "remark,label,split\na_rgb.tif,cloudy"),
+        ("line 2", "'remark'", "remove the column"),
     ),
-    "a misspelt column": Case(edit("rgb,dsm,label", "rgbb,dsm,label"), ("line 1", "'rgb'", "'rgbb'"), ("--modalities", "rgb", "dsm")),
+    "a misspelt column": Case(
+        edit("rgb,dsm,label", "rgbb,dsm,label"), ("line 1", "'rgb'", "'rgbb'"), ("--modalities", "rgb", "dsm")
+    ),
     "a modality named twice in the header": Case(edit("rgb,dsm,label", "rgb,rgb,label"), ("line 1", "'rgb'", "twice")),
     "a modality named twice by flag": Case(nothing, ("--modalities", "'rgb'", "twice"), ("--modalities", "rgb", "rgb")),
     "no label column": Case(edit("rgb,dsm,label,split", "rgb,dsm,truth,split"), ("line 1", "'label'")),
@@ -75,21 +78,35 @@ CASES = {
     "a cell too many": Case(edit("a_label.tif,train", "a_label.tif,train,x"), ("line 2", "5 cells for 4 columns")),
     "two records of one name": Case(edit("b_label.tif", "a_label.tif"), ("line 3", "'a_label'", "line 2", "'id'")),
     "an empty training split": Case(
-        lambda m, w: m.write_text(m.read_text().replace("train", "test")), ("'train'", "empty", "Assign"), ("--tile", "32")
+        lambda m, w: m.write_text(m.read_text().replace("train", "test")),
+        ("'train'", "empty", "Assign"),
+        ("--tile", "32"),
     ),
-    "an asked split without labels": Case(replace("d_label.tif", np.full((32, 32), 255, np.uint8)), ("'test'", "empty")),
+    "an asked split without labels": Case(
+        replace("d_label.tif", np.full((32, 32), 255, np.uint8)), ("'test'", "empty")
+    ),
     "no labelled pixel": Case(without_labels, ("a_label.tif", "no labelled pixel")),
     "a label outside the classes": Case(
-        odd_label, ("c_label.tif", "9 at row 20, column 7", "3 pixels", "--classes", "--ignore"), ("--classes", "a", "b", "c")
+        odd_label,
+        ("c_label.tif", "9 at row 20, column 7", "3 pixels", "--classes", "--ignore"),
+        ("--classes", "a", "b", "c"),
     ),
-    "a label of floats": Case(replace("a_label.tif", np.zeros((32, 32), np.float32)), ("a_label.tif", "float32", "integers")),
-    "a label of three bands": Case(replace("a_label.tif", np.zeros((3, 32, 32), np.uint8)), ("a_label.tif", "one band")),
+    "a label of floats": Case(
+        replace("a_label.tif", np.zeros((32, 32), np.float32)), ("a_label.tif", "float32", "integers")
+    ),
+    "a label of three bands": Case(
+        replace("a_label.tif", np.zeros((3, 32, 32), np.uint8)), ("a_label.tif", "one band")
+    ),
     "another number of bands": Case(
-        replace("c_rgb.tif", np.zeros((4, 32, 32), np.uint8), photometric="MINISBLACK"), ("c_rgb.tif", "4 bands", "3 of uint8")
+        replace("c_rgb.tif", np.zeros((4, 32, 32), np.uint8), photometric="MINISBLACK"),
+        ("c_rgb.tif", "4 bands", "3 of uint8"),
     ),
-    "another type": Case(replace("c_dsm.tif", np.zeros((32, 32), np.int16)), ("c_dsm.tif", "int16", "float32", "a_dsm.tif")),
+    "another type": Case(
+        replace("c_dsm.tif", np.zeros((32, 32), np.int16)), ("c_dsm.tif", "int16", "float32", "a_dsm.tif")
+    ),
     "another size and no CRS": Case(
-        replace("c_rgb.tif", np.ones((3, 16, 16), np.uint8), crs=None), ("c_rgb.tif", "c_label.tif", "no CRS", "gdal_edit")
+        replace("c_rgb.tif", np.ones((3, 16, 16), np.uint8), crs=None),
+        ("c_rgb.tif", "c_label.tif", "no CRS", "gdal_edit"),
     ),
     "a TIFF cut in its header": Case(cut("c_rgb.tif", 0.01), ("c_rgb.tif", "Restore")),
     "a TIFF cut in its pixels": Case(cut("c_rgb.tif", 0.7), ("c_rgb.tif", "cannot be read", "truncated")),
@@ -97,7 +114,10 @@ CASES = {
     "not a raster": Case(lambda m, w: (m.parent / "a_dsm.tif").write_text("hello"), ("a_dsm.tif", "no raster")),
     "a sensor that nobody has": Case(
         lambda m, w: m.write_text(
-            "\n".join(",".join([c[0], c[1] if i == 0 else "", *c[2:]]) for i, c in enumerate(r.split(",") for r in m.read_text().split()))
+            "\n".join(
+                ",".join([c[0], c[1] if i == 0 else "", *c[2:]])
+                for i, c in enumerate(r.split(",") for r in m.read_text().split())
+            )
         ),
         ("'dsm'", "no record has it"),
     ),
@@ -165,4 +185,6 @@ def test_the_command_itself_ends_with_status_2_and_one_line(tmp_path: Path) -> N
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 2
     assert result.stdout == ""
-    assert result.stderr.splitlines() == [f"error: {tmp_path / 'lost'} does not exist. Give a manifest (CSV) or a folder with one scene."]
+    assert result.stderr.splitlines() == [
+        f"error: {tmp_path / 'lost'} does not exist. Give a manifest (CSV) or a folder with one scene."
+    ]

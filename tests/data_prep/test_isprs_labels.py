@@ -1,4 +1,5 @@
-"""Labels of Potsdam: clean and damaged ones are read alike, eroded ones only where they are asked for, and every pixel counts once."""
+"""Labels of Potsdam: clean and damaged ones are read alike, eroded ones only where they are asked for, and every
+pixel counts once."""
 
 from __future__ import annotations
 
@@ -76,7 +77,9 @@ def test_eroded_evaluation_leaves_edges_out_of_evaluation_and_in_training(tree: 
 
 def test_the_eroded_label_of_another_tile_is_refused(tree: Path, tmp_path: Path) -> None:
     folder = tree / "5_Labels_all_noBoundary"
-    (folder / "top_potsdam_3_13_label_noBoundary.tif").write_bytes((folder / "top_potsdam_2_10_label_noBoundary.tif").read_bytes())
+    (folder / "top_potsdam_3_13_label_noBoundary.tif").write_bytes(
+        (folder / "top_potsdam_2_10_label_noBoundary.tif").read_bytes()
+    )
     assert found(survey_potsdam(tree, eroded_evaluation=True))["eroded-disagrees"] == "refused"
     assert "eroded-disagrees" not in found(survey_potsdam(tree))
 

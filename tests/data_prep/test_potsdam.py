@@ -15,9 +15,27 @@ from data_prep import potsdam
 from data_prep.parallel import ParallelOptions
 from sgma_jax.data.schema import IGNORE, read_manifest
 from sgma_jax.errors import InputError
-from tests.data.damage import copy_tree, drop_last_column, re_encode, repeat_top_folders, rewrite, tint_cars, truncate, zip_files, zip_folders
+from tests.data.damage import (
+    copy_tree,
+    drop_last_column,
+    re_encode,
+    repeat_top_folders,
+    rewrite,
+    tint_cars,
+    truncate,
+    zip_files,
+    zip_folders,
+)
 from tests.data.make_potsdam import TEST, TRAIN, scene_of, write_potsdam
-from tests.data_prep.isprs_runs import TILES, convert_potsdam, found, potsdam_options, put_together, survey_potsdam, write_small
+from tests.data_prep.isprs_runs import (
+    TILES,
+    convert_potsdam,
+    found,
+    potsdam_options,
+    put_together,
+    survey_potsdam,
+    write_small,
+)
 
 SHAPES = dict.fromkeys((*TRAIN, *TEST), (64, 64))
 LABEL = "5_Labels_all/top_potsdam_{}_label.tif"
@@ -88,10 +106,15 @@ def test_a_killed_conversion_leaves_no_set_and_the_next_one_clears_up(tree: Path
     (tmp_path / "archives.csv").write_text((tmp_path / "potsdam.csv").read_text())
     place = tmp_path / "place"
     # Stands still when the archives are unpacked and checked.
-    code = "import sys, time, data_prep.isprs_conversion as c; c.settle = lambda *_: print('there', flush=True) or time.sleep(600); "
+    code = (
+        "import sys, time, data_prep.isprs_conversion as c; c.settle = lambda *_: print('there', flush=True) or "
+        "time.sleep(600); "
+    )
     code += "from data_prep.potsdam import main; main()"
     arguments = [str(archives), str(place / "out"), "--splits", str(tmp_path / "archives.csv"), "--tile", "64"]
-    with subprocess.Popen([sys.executable, "-c", code, *arguments], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", code, *arguments], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "there\n"
         process.kill()
@@ -127,7 +150,9 @@ def test_near_infrared_comes_from_irrg_where_there_is_no_rgbir(tree: Path, tmp_p
 
 
 @pytest.mark.parametrize("harm", ["missing", "no bytes", "black"])
-def test_a_missing_or_empty_normalised_dsm_is_refused_and_when_accepted_not_available(harm: str, tree: Path, tmp_path: Path) -> None:
+def test_a_missing_or_empty_normalised_dsm_is_refused_and_when_accepted_not_available(
+    harm: str, tree: Path, tmp_path: Path
+) -> None:
     path = tree / "1_DSM_normalisation" / "dsm_potsdam_04_12_normalized_lastools.jpg"
     if harm == "missing":
         path.unlink()
@@ -141,7 +166,9 @@ def test_a_missing_or_empty_normalised_dsm_is_refused_and_when_accepted_not_avai
         convert_potsdam(tree, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     wholes = put_together(convert_potsdam(tree, tmp_path / "out", accept=("missing-sensor",)), SHAPES)
-    assert {tile: bool(whole.available["dsm"].any()) for tile, whole in wholes.items()} == {t: t != "4_12" for t in TILES}
+    assert {tile: bool(whole.available["dsm"].any()) for tile, whole in wholes.items()} == {
+        t: t != "4_12" for t in TILES
+    }
     assert any(line.startswith("accepted: ") and "4_12" in line for line in read_manifest(tmp_path / "out").findings)
 
 
@@ -279,7 +306,9 @@ def test_the_disputed_tile_is_told_and_can_be_dropped(tmp_path: Path) -> None:
         ({"accept": ("nothing",)}, "--accept names 'nothing'"),
     ],
 )
-def test_an_option_that_cannot_be_meant_is_one_clear_error(options: dict[str, object], words: str, tree: Path, tmp_path: Path) -> None:
+def test_an_option_that_cannot_be_meant_is_one_clear_error(
+    options: dict[str, object], words: str, tree: Path, tmp_path: Path
+) -> None:
     with pytest.raises(InputError, match=words):
         convert_potsdam(tree, tmp_path / "out", **options)
     assert not (tmp_path / "out").exists()

@@ -19,10 +19,17 @@ Run = Callable[..., tuple[int, str]]
 SCENES = {
     "zion30m": (
         ("rgb", "nir"),
-        ((72454, 125405, 392737, 368806, 11845), (15040, 25014, 63424, 74437, 1773), (26069, 54420, 151117, 135272, 3779)),
+        (
+            (72454, 125405, 392737, 368806, 11845),
+            (15040, 25014, 63424, 74437, 1773),
+            (26069, 54420, 151117, 135272, 3779),
+        ),
     ),
     "ign_grauduroi": (("rgb", "nir", "ndsm"), ((35247, 6100), (4497, 3503), (15090, 10302))),
-    "stormlake30m": (("red", "nir", "swir", "dem"), ((3197, 803, 1291, 2038, 80), (783, 100, 198, 303, 13), (1996, 413, 704, 1138, 276))),
+    "stormlake30m": (
+        ("red", "nir", "swir", "dem"),
+        ((3197, 803, 1291, 2038, 80), (783, 100, 198, 303, 13), (1996, 413, 704, 1138, 276)),
+    ),
 }
 
 
@@ -39,7 +46,9 @@ def test_a_real_scene_arrives_pixel_by_pixel(real_data: Path, tmp_path: Path, ru
         y, x = map(int, tile.id.split("/")[1].split("_"))
         for row, modality in enumerate(source.schema.modalities):
             with rasterio.open(real_data / name / f"{modality.name}.tif") as file:
-                expected = np.moveaxis(file.read(window=((y, min(y + 256, file.height)), (x, min(x + 256, file.width)))), 0, -1)
+                expected = np.moveaxis(
+                    file.read(window=((y, min(y + 256, file.height)), (x, min(x + 256, file.width)))), 0, -1
+                )
                 assert modality.dtype == file.dtypes[0]
             h, w = expected.shape[:2]
             seen = tile.available[row, :h, :w]

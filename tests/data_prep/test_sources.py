@@ -1,4 +1,5 @@
-"""Where a source's files come from: folders, archives and archives of archives; and archives that mean harm, or were harmed."""
+"""Where a source's files come from: folders, archives and archives of archives; and archives that mean harm, or were
+harmed."""
 
 from __future__ import annotations
 
@@ -97,16 +98,26 @@ def test_links_to_another_disk_are_followed_and_loops_are_not(tmp_path: Path, sc
     assert read_all(source, scratch) == {"2_Ortho_RGB/x.tif": b"1"}
 
 
-@pytest.mark.parametrize("name", ["../evil.tif", "a/../../evil.tif", "/evil.tif", "..\\evil.tif", "C:\\evil.tif", "C:/evil.tif", ".", "a/.."])
-def test_a_member_outside_its_folder_is_refused_before_anything_is_unpacked(name: str, tmp_path: Path, scratch: Path) -> None:
-    assert_refused(make_zip(tmp_path / "a.zip", {"fine.tif": b"1", name: b"2"}), scratch, "a.zip, member .* would be written outside its folder")
+@pytest.mark.parametrize(
+    "name", ["../evil.tif", "a/../../evil.tif", "/evil.tif", "..\\evil.tif", "C:\\evil.tif", "C:/evil.tif", ".", "a/.."]
+)
+def test_a_member_outside_its_folder_is_refused_before_anything_is_unpacked(
+    name: str, tmp_path: Path, scratch: Path
+) -> None:
+    assert_refused(
+        make_zip(tmp_path / "a.zip", {"fine.tif": b"1", name: b"2"}),
+        scratch,
+        "a.zip, member .* would be written outside its folder",
+    )
 
 
 PARTS = ("..", ".", "a", "a b", "c.tif", "/", "\\", "C:", "ä", "", "con")
 
 
 @given(parts=st.lists(st.sampled_from(PARTS), min_size=1, max_size=6), slash=st.sampled_from("/\\"))
-def test_no_name_of_a_member_writes_outside(parts: list[str], slash: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_no_name_of_a_member_writes_outside(
+    parts: list[str], slash: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     folder = tmp_path_factory.mktemp("any")
     (folder / "scratch").mkdir()
     archive = make_zip(folder / "a.zip", {slash.join(parts): b"evil"})
@@ -129,11 +140,15 @@ def test_links_and_devices_in_an_archive_are_refused(kind: int, tmp_path: Path, 
     assert_refused(tmp_path / "a.zip", scratch, "a.zip, member 'x.tif' is a link or a device")
 
 
-def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bomb_is_refused_before_it_is_unpacked(
+    tmp_path: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sources, "SMALL", 2**16)
     bomb = make_zip(tmp_path / "bomb.zip", {"zeros.tif": bytes(2**22)})
     assert_refused(bomb, scratch, r"bomb.zip claims to expand \d{3,4} times")
-    assert_refused(make_zip(tmp_path / "outer.zip", {"bomb.zip": bomb}), scratch, r"outer.zip/bomb.zip claims to expand")
+    assert_refused(
+        make_zip(tmp_path / "outer.zip", {"bomb.zip": bomb}), scratch, r"outer.zip/bomb.zip claims to expand"
+    )
 
 
 def test_a_member_larger_than_it_claims_is_not_written(tmp_path: Path, scratch: Path) -> None:
@@ -143,7 +158,9 @@ def test_a_member_larger_than_it_claims_is_not_written(tmp_path: Path, scratch: 
     assert_refused(archive, scratch, "liar.zip cannot be unpacked")
 
 
-def test_an_archive_that_does_not_fit_on_the_disk_is_refused(tmp_path: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_archive_that_does_not_fit_on_the_disk_is_refused(
+    tmp_path: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sources, "SPARE_DISK", 2**60)
     assert_refused(make_zip(tmp_path / "a.zip", {"x.tif": b"1"}), scratch, r"a.zip unpacks to .* GiB left")
 
@@ -168,7 +185,9 @@ def test_one_name_twice_in_an_archive_is_refused(tmp_path: Path, scratch: Path) 
 def test_archives_three_deep_are_refused(tmp_path: Path, scratch: Path) -> None:
     one = make_zip(tmp_path / "1" / "1.zip", {"x.tif": b"1"})
     two = make_zip(tmp_path / "2" / "2.zip", {"1.zip": one})
-    assert_refused(make_zip(tmp_path / "3.zip", {"2.zip": two}), scratch, "3.zip/2.zip/1.zip: an archive inside an archive")
+    assert_refused(
+        make_zip(tmp_path / "3.zip", {"2.zip": two}), scratch, "3.zip/2.zip/1.zip: an archive inside an archive"
+    )
 
 
 def test_a_damaged_archive_is_refused_whatever_the_damage(tmp_path: Path, scratch: Path) -> None:

@@ -66,7 +66,10 @@ def test_roofs_and_streets_share_colours_but_not_heights() -> None:
 
 def test_lawns_and_streets_share_heights_but_not_colours() -> None:
     assert overlap(pixels("dsm", LOW_VEGETATION), pixels("dsm", IMPERVIOUS)) > 0.7
-    greenness = [pixels("rgb", c)[:, 1] - 0.5 * (pixels("rgb", c)[:, 0] + pixels("rgb", c)[:, 2]) for c in (LOW_VEGETATION, IMPERVIOUS)]
+    greenness = [
+        pixels("rgb", c)[:, 1] - 0.5 * (pixels("rgb", c)[:, 0] + pixels("rgb", c)[:, 2])
+        for c in (LOW_VEGETATION, IMPERVIOUS)
+    ]
     assert overlap(*greenness) < 0.35
 
 
@@ -75,7 +78,8 @@ def test_trees_and_roofs_share_heights() -> None:
 
 
 def test_radar_alone_tells_classes_apart_worst_and_colour_best() -> None:
-    """Best accuracy of telling each pair of classes apart by one number: the pixel's, averaged over its 3 x 3 neighbours."""
+    """Best accuracy of telling each pair of classes apart by one number: the pixel's, averaged over its 3 x 3
+    neighbours."""
 
     def separation(sensor: str) -> float:
         values = {c: pixels(sensor, c) for c in range(5)}
@@ -142,7 +146,20 @@ def test_unavailable_pixels_hold_zeros() -> None:
 
 
 def test_the_command_writes_what_render_draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    command = ["synthetic", str(tmp_path / "out"), "--seed", "5", "--size", "32", "--train", "6", "--validation", "2", "--test", "3"]
+    command = [
+        "synthetic",
+        str(tmp_path / "out"),
+        "--seed",
+        "5",
+        "--size",
+        "32",
+        "--train",
+        "6",
+        "--validation",
+        "2",
+        "--test",
+        "3",
+    ]
     monkeypatch.setattr(sys, "argv", command)
     synthetic.main()
     for split, count in (("train", 6), ("validation", 2), ("test", 3)):
@@ -161,7 +178,11 @@ def test_the_command_writes_what_render_draws(tmp_path: Path, monkeypatch: pytes
 def test_numbers_that_make_no_city_are_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], flag: str, value: str
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["synthetic", str(tmp_path / "out"), "--size", "32", "--validation", "1", "--test", "1", flag, value])
+    monkeypatch.setattr(
+        sys,
+        "argv",
+        ["synthetic", str(tmp_path / "out"), "--size", "32", "--validation", "1", "--test", "1", flag, value],
+    )
     with pytest.raises(SystemExit) as end:
         synthetic.main()
     assert end.value.code == 2

@@ -29,7 +29,9 @@ def test_every_pixel_is_owned_by_exactly_one_tile_the_one_where_it_is_most_centr
 
 
 @given(st.integers(1, 500), st.integers(2, 60), st.data())
-def test_neighbours_share_as_many_pixels_as_asked_and_none_lies_outside(length: int, tile: int, data: st.DataObject) -> None:
+def test_neighbours_share_as_many_pixels_as_asked_and_none_lies_outside(
+    length: int, tile: int, data: st.DataObject
+) -> None:
     overlap = data.draw(st.integers(0, tile - 1))
     tiles = spans(length, tile, overlap)
     assert tiles[0].start == 0

@@ -34,7 +34,9 @@ def convert(tree: Path, out: Path, **more: object) -> Path:
 
 def survey(tree: Path, **more: object) -> AreaSurvey:
     with open_source(tree, tree.parent) as files:
-        return vaihingen.survey(files, vaihingen_options(tree, Path(), **{"splits": str(tree.with_name("splits.csv")), **more}))
+        return vaihingen.survey(
+            files, vaihingen_options(tree, Path(), **{"splits": str(tree.with_name("splits.csv")), **more})
+        )
 
 
 def test_the_official_split_is_the_contests_and_validation_never_touches_its_test(tmp_path: Path) -> None:

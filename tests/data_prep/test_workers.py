@@ -1,4 +1,5 @@
-"""Several processes write what one writes, and none of them outlives, blocks or garbles a conversion that ends early."""
+"""Several processes write what one writes, and none of them outlives, blocks or garbles a conversion that ends
+early."""
 
 from __future__ import annotations
 
@@ -58,7 +59,9 @@ class Troubled:
 
 
 def city(read: Callable[[Key], Example | str]) -> Conversion[Key]:
-    keys = {split: [(split, i) for i in range(count)] for split, count in (("train", 7), ("validation", 2), ("test", 1))}
+    keys = {
+        split: [(split, i) for i in range(count)] for split, count in (("train", 7), ("validation", 2), ("test", 1))
+    }
     return Conversion(synthetic.schema(SIDE), keys, read, converter="tests")
 
 
@@ -79,7 +82,9 @@ def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("small_shards")
-def test_any_number_of_workers_writes_the_same_bytes_and_counts_every_tile(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_any_number_of_workers_writes_the_same_bytes_and_counts_every_tile(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     convert(city(CityReader(0, SIDE)), tmp_path / "1")
     assert sum("array_record" in name for name in content(tmp_path / "1")) == 6
     for workers in (2, 3):
@@ -89,8 +94,11 @@ def test_any_number_of_workers_writes_the_same_bytes_and_counts_every_tile(tmp_p
         assert content(tmp_path / str(workers)) == content(tmp_path / "1")
 
 
-def test_the_command_with_workers_writes_what_it_writes_alone(manifest: Path, tmp_path: Path, run_geotiff: Callable[..., tuple[int, str]]) -> None:
-    # As a process of its own and from another folder, because the workers must find what it defines and what it was given.
+def test_the_command_with_workers_writes_what_it_writes_alone(
+    manifest: Path, tmp_path: Path, run_geotiff: Callable[..., tuple[int, str]]
+) -> None:
+    # As a process of its own and from another folder, because the workers must find what it defines and what it was
+    # given.
     assert run_geotiff(manifest, tmp_path / "alone", "--tile", 32)[0] == 0
     command = [sys.executable, "-m", "data_prep.geotiff", "manifest.csv", "together", "--tile", "32", "--workers", "2"]
     subprocess.run(command, check=True, capture_output=True, cwd=tmp_path)
@@ -139,10 +147,15 @@ def test_memory_that_runs_out_is_one_line(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def at_work(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[subprocess.Popen[str], list[psutil.Process]]]:
+def at_work(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[subprocess.Popen[str], list[psutil.Process]]]:
     """A conversion that two workers are in the midst of, and all processes that it has started."""
     begun = tmp_path_factory.mktemp("begun")
-    script = f"import {__name__} as t; t.convert(t.city(t.Endless(t.Path({str(begun)!r}))), t.Path({str(tmp_path / 'out')!r}), workers=2)"
+    script = (
+        f"import {__name__} as t; t.convert(t.city(t.Endless(t.Path({str(begun)!r}))), "
+        f"t.Path({str(tmp_path / 'out')!r}), workers=2)"
+    )
     process = subprocess.Popen(
         [sys.executable, "-c", script],
         cwd=Path(__file__).parents[2],
@@ -258,7 +271,11 @@ def test_every_tile_that_is_left_out_is_counted_under_its_reason(tmp_path: Path)
     ],
 )
 def test_flags_that_make_no_sense_together_are_one_line(
-    manifest: Path, tmp_path: Path, run_geotiff: Callable[..., tuple[int, str]], flags: tuple[str, ...], says: tuple[str, ...]
+    manifest: Path,
+    tmp_path: Path,
+    run_geotiff: Callable[..., tuple[int, str]],
+    flags: tuple[str, ...],
+    says: tuple[str, ...],
 ) -> None:
     status, errors = run_geotiff(manifest, tmp_path / "out", *flags)
     assert status == 2

@@ -1,4 +1,5 @@
-"""gcp-storage-emulator with what it lacks: conditions on an object's generation, by which TensorStore keeps writers apart, and moving an object.
+"""gcp-storage-emulator with what it lacks: conditions on an object's generation, by which TensorStore keeps writers
+apart, and moving an object.
 
 Command: python tests/end_to_end/bucket_server.py PORT; it serves a bucket named "bucket" from memory.
 """

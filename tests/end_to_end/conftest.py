@@ -46,6 +46,8 @@ def tiny_run(tiny_city: Path, tiny_preset: Path, tmp_path_factory: pytest.TempPa
     """A finished run of the tiny preset: 20 steps in one go."""
     folder = tmp_path_factory.mktemp("runs") / "straight"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["sgma", "train", str(tiny_preset), "--workdir", str(folder), "--data.path", str(tiny_city)])
+        patch.setattr(
+            sys, "argv", ["sgma", "train", str(tiny_preset), "--workdir", str(folder), "--data.path", str(tiny_city)]
+        )
         main()
     return folder

@@ -27,7 +27,12 @@ def start(arguments: list[object], *, processes: int = 1, devices: int = 1) -> l
     else:
         together = ["--coordinator", f"127.0.0.1:{free_port()}", "--processes", str(processes)]
         each = [[*command, *together, "--process", str(p)] for p in range(processes)]
-    return [subprocess.Popen(c, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True) for c in each]
+    return [
+        subprocess.Popen(
+            c, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
+        )
+        for c in each
+    ]
 
 
 def finish(started: list[subprocess.Popen[str]], timeout: float = 570) -> list[tuple[int, str]]:

@@ -1,4 +1,5 @@
-"""The rows of the paper's ablation with mean fusion train, sample and evaluate as they should; all rows load in test_config.py."""
+"""The rows of the paper's ablation with mean fusion train, sample and evaluate as they should; all rows load in
+test_config.py."""
 
 from __future__ import annotations
 
@@ -8,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from sgma_jax.reporting.metrics_log import read_metrics
-from sgma_jax.runs import read_config
-from sgma_jax.training import fit
+from sgma_jax.runs.folder import read_config
+from sgma_jax.runs.metrics_log import read_metrics
+from sgma_jax.training.fit import fit
 
 
 @pytest.mark.parametrize("row", ["baseline", pytest.param("mas_only", marks=pytest.mark.long)])
@@ -18,7 +19,12 @@ def test_an_ablation_trains_with_and_without_its_parts(row: str, tiny_run: Path,
     tiny = read_config(tiny_run)
     ablation = runpy.run_path(f"experiments/ablations/{row}.py")["config"]
     config = dataclasses.replace(
-        tiny, name=row, model=dataclasses.replace(tiny.model, fusion=ablation.model.fusion), sampling=ablation.sampling, steps=2, warmup_steps=0
+        tiny,
+        name=row,
+        model=dataclasses.replace(tiny.model, fusion=ablation.model.fusion),
+        sampling=ablation.sampling,
+        steps=2,
+        warmup_steps=0,
     )
     fit(config, tmp_path / row)
     last = [line for line in read_metrics(tmp_path / row / "metrics.jsonl") if line["kind"] == "train"][-1]

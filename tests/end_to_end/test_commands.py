@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from data_prep.synthetic import Options, convert_city
-from sgma_jax.checkpointing import newest_step
-from sgma_jax.reporting.metrics_log import read_metrics
+from sgma_jax.runs.checkpoints import newest_step
+from sgma_jax.runs.metrics_log import read_metrics
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -60,13 +60,19 @@ def test_evaluation_scores_every_subset_and_says_where_its_numbers_come_from(tin
     assert provenance["checkpoint_step"] == 20
     assert provenance["manifest_hash"] == provenance["trained_on_manifest_hash"]
     assert provenance["versions"]["jax"]
-    assert {p.name for p in (tiny_run / "pictures").iterdir()} >= {"test_000.png", "test_000_robustness.png", "training.png"}
+    assert {p.name for p in (tiny_run / "pictures").iterdir()} >= {
+        "test_000.png",
+        "test_000_robustness.png",
+        "training.png",
+    }
 
 
 def test_the_zero_protocol_differs_only_where_a_sensor_is_absent(tiny_run: Path, sgma: Command) -> None:
     assert sgma("evaluate", tiny_run, "--split", "validation")[0] == 0
     assert sgma("evaluate", tiny_run, "--split", "validation", "--missing", "zero")[0] == 0
-    skip, zero = (json.loads((tiny_run / "evaluation" / f"{name}.json").read_text()) for name in ("validation", "validation_zero"))
+    skip, zero = (
+        json.loads((tiny_run / "evaluation" / f"{name}.json").read_text()) for name in ("validation", "validation_zero")
+    )
     assert zero["missing"] == "zero"
     assert [row["coverage"] for row in zero["subsets"]] == [row["coverage"] for row in skip["subsets"]]
     assert zero["subsets"][0]["iou"] != skip["subsets"][0]["iou"]
@@ -109,11 +115,15 @@ def test_a_converted_set_of_another_schema_is_refused_before_anything_is_written
     assert not (tmp_path / "run").exists()
 
 
-def test_a_run_of_another_preset_is_refused_and_left_alone(sgma: Command, tiny_run: Path, tiny_preset: Path, tiny_city: Path, tmp_path: Path) -> None:
+def test_a_run_of_another_preset_is_refused_and_left_alone(
+    sgma: Command, tiny_run: Path, tiny_preset: Path, tiny_city: Path, tmp_path: Path
+) -> None:
     other = tmp_path / "other.py"
     other.write_text(tiny_preset.read_text().replace("head_width=16", "head_width=32"))
     before = (tiny_run / "config.json").read_bytes(), (tiny_run / "metrics.jsonl").read_bytes()
-    assert_one_line(sgma("train", other, "--workdir", tiny_run, "--data.path", tiny_city), "model.head_width", "--workdir")
+    assert_one_line(
+        sgma("train", other, "--workdir", tiny_run, "--data.path", tiny_city), "model.head_width", "--workdir"
+    )
     assert before == ((tiny_run / "config.json").read_bytes(), (tiny_run / "metrics.jsonl").read_bytes())
 
 
@@ -123,7 +133,9 @@ def test_folders_that_are_no_runs_are_named(sgma: Command, tmp_path: Path, tiny_
     untrained.mkdir()
     (untrained / "config.json").write_text((tiny_run / "config.json").read_text())
     assert_one_line(sgma("evaluate", untrained), "untrained", "no checkpoint")
-    (untrained / "config.json").write_text((tiny_run / "config.json").read_text().replace('"steps": 20', '"steps": "many"'))
+    (untrained / "config.json").write_text(
+        (tiny_run / "config.json").read_text().replace('"steps": 20', '"steps": "many"')
+    )
     assert_one_line(sgma("evaluate", untrained), "config.json", "steps")
     assert_one_line(sgma("evaluate", tiny_run, "--split", "nonsense"), "nonsense")
 
@@ -151,7 +163,9 @@ def test_a_converted_set_can_be_looked_at(sgma: Command, tiny_city: Path, tmp_pa
         assert expected in out.replace("\n", "")
     assert_one_line(sgma("data", "show", tmp_path), str(tmp_path), "not a converted data set")
     assert_one_line(sgma("data", "show", tiny_city, "--split", "nonsense", "--out", sheet), "nonsense", "train")
-    assert_one_line(sgma("data", "show", tiny_city, "--out", tmp_path / "nowhere" / "sheet.png"), "nowhere", "Create it")
+    assert_one_line(
+        sgma("data", "show", tiny_city, "--out", tmp_path / "nowhere" / "sheet.png"), "nowhere", "Create it"
+    )
     assert_one_line(sgma("data", "look"), "sgma data show")
 
 

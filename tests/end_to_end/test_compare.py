@@ -1,4 +1,5 @@
-"""`python -m experiments.compare` from a converted city to the tables: real trainings, a member that fails, a second call."""
+"""`python -m experiments.compare` from a converted city to the tables: real trainings, a member that fails, a second
+call."""
 
 from __future__ import annotations
 
@@ -9,16 +10,29 @@ from pathlib import Path
 
 import pytest
 
-from sgma_jax.reporting.metrics_log import read_metrics
+from sgma_jax.runs.metrics_log import read_metrics
 
 
 def compare(city: Path, preset: Path, out: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "experiments.compare", "--data", str(city), "--base", str(preset), "--out", str(out), *arguments]
+    command = [
+        sys.executable,
+        "-m",
+        "experiments.compare",
+        "--data",
+        str(city),
+        "--base",
+        str(preset),
+        "--out",
+        str(out),
+        *arguments,
+    ]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 @pytest.mark.long
-def test_a_member_that_fails_leaves_the_others_and_what_is_done_is_not_done_again(tiny_city: Path, tiny_preset: Path, tmp_path: Path) -> None:
+def test_a_member_that_fails_leaves_the_others_and_what_is_done_is_not_done_again(
+    tiny_city: Path, tiny_preset: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "out"
     (out / "m3l_like" / "0").mkdir(parents=True)
     (out / "m3l_like" / "0" / "config.json").write_text("{}")  # a run of something else
@@ -47,7 +61,9 @@ def test_a_member_that_fails_leaves_the_others_and_what_is_done_is_not_done_agai
     assert "a budget of 2 steps" in other.stderr
 
 
-def test_bad_arguments_are_one_line_before_anything_is_written(tiny_city: Path, tiny_preset: Path, tmp_path: Path) -> None:
+def test_bad_arguments_are_one_line_before_anything_is_written(
+    tiny_city: Path, tiny_preset: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "out"
     for arguments, words in (
         (("--methods", "nonsense", "--steps", "2"), "nonsense"),
@@ -62,7 +78,9 @@ def test_bad_arguments_are_one_line_before_anything_is_written(tiny_city: Path, 
 
 
 @pytest.mark.long
-def test_shards_together_do_everything_under_the_budget_that_one_of_them_measured(tiny_city: Path, tiny_preset: Path, tmp_path: Path) -> None:
+def test_shards_together_do_everything_under_the_budget_that_one_of_them_measured(
+    tiny_city: Path, tiny_preset: Path, tmp_path: Path
+) -> None:
     arguments = ("--seeds", "1", "--budget-minutes", "0.01", "--methods", "sgma", "m3l_like", "imlt_like")
     for shard in ("2/2", "1/2"):
         done = compare(tiny_city, tiny_preset, tmp_path / "out", *arguments, "--shard", shard)

@@ -1,4 +1,5 @@
-"""The same program on one device and on eight, however they share samples, parameters and image rows, and what it sends between them."""
+"""The same program on one device and on eight, however they share samples, parameters and image rows, and what it
+sends between them."""
 
 from __future__ import annotations
 
@@ -23,7 +24,9 @@ def on_eight_devices(*arguments: str, timeout: int) -> Any:
     # At the lowest optimisation level, as all tests: compiling is nearly all of the time.
     options = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
     environment = {**os.environ, "XLA_FLAGS": options, "PYTHONPATH": os.pathsep.join([str(ROOT), str(PROGRAM.parent)])}
-    done = subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True, timeout=timeout, check=False)
+    done = subprocess.run(
+        [sys.executable, *arguments], env=environment, capture_output=True, text=True, timeout=timeout, check=False
+    )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -78,7 +81,9 @@ def test_one_device_sends_nothing(trained: dict[str, Any]) -> None:
 def test_devices_send_parameters_and_gradients_once_and_besides_them_only_statistics(trained: dict[str, Any]) -> None:
     """Every collective of the compiled step, whatever put it there, is one of these; an activation among them fails."""
     run = trained["2x4x1"]
-    arrays = Counter((c["kind"], tuple(shape)) for c in run["collectives"] for shape in c["shapes"] for _ in range(c["times"]))
+    arrays = Counter(
+        (c["kind"], tuple(shape)) for c in run["collectives"] for shape in c["shapes"] for _ in range(c["times"])
+    )
     expected = Counter()
     for parameter in run["parameters"]:
         shape, shard = tuple(parameter["shape"]), tuple(parameter["shard"])
@@ -86,7 +91,9 @@ def test_devices_send_parameters_and_gradients_once_and_besides_them_only_statis
         if shape != shard:
             expected["all-gather", shape] += 1
             expected["reduce-scatter", shard] += 1
-    assert sum(expected[kind, shape] for kind, shape in expected if kind == "all-gather") >= 20, "too few sharded parameters to say anything"
+    assert sum(expected[kind, shape] for kind, shape in expected if kind == "all-gather") >= 20, (
+        "too few sharded parameters to say anything"
+    )
     assert not expected - arrays
     samples, scales, modalities = 8, 4, 2
     report = {(samples, scales, modalities), (samples,)}
@@ -104,7 +111,9 @@ def test_every_topology_trains_ten_steps_as_one_device_does() -> None:
 
 
 @pytest.mark.slow
-def test_devices_that_share_image_rows_train_as_one_does(trained: dict[str, Any], trained_in_strips: dict[str, Any]) -> None:
+def test_devices_that_share_image_rows_train_as_one_does(
+    trained: dict[str, Any], trained_in_strips: dict[str, Any]
+) -> None:
     assert_trained_alike(trained_in_strips["1x2x4"], trained["1x1x1"], 1e-5)
 
 
@@ -112,7 +121,8 @@ def test_devices_that_share_image_rows_train_as_one_does(trained: dict[str, Any]
 def test_a_halo_is_exchanged_once_each_way_and_convolution(trained_in_strips: dict[str, Any]) -> None:
     sent = [c for c in trained_in_strips["1x2x4"]["collectives"] if c["kind"] == "collective-permute"]
     forward = sum(c["times"] for c in sent if "transpose" not in c["path"])
-    # Strided patches look only upwards; the others both ways: eight blocks, the finest fusion, and the resizes of three scales and the logits.
+    # Strided patches look only upwards; the others both ways: eight blocks, the finest fusion, and the resizes of three
+    # scales and the logits.
     patches, blocks, fusion, resizes = 4, 8, 1, 4
     assert forward == patches + 2 * (blocks + fusion + resizes)
     backward = sum(c["times"] for c in sent if "transpose" in c["path"])
@@ -132,10 +142,10 @@ def test_accumulation_rematerialisation_bfloat16_and_sharing_go_together() -> No
 EVALUATION = """
 import json, jax, numpy as np
 from topologies import CONFIG, batch_of, first_state
-from sgma_jax.evaluation import Evaluator
-from sgma_jax.models.sgma import make_model
+from sgma_jax.evaluation.evaluator import Evaluator
+from sgma_jax.models.network import make_model
 from sgma_jax.sharding import make_mesh
-from sgma_jax.training_step import state_initializer
+from sgma_jax.training.step import state_initializer
 result = []
 for data, fsdp, space in ((1, 1, 1), (1, 2, 4)):
     mesh = make_mesh(fsdp, space, jax.devices()[: data * fsdp * space])
@@ -163,7 +173,7 @@ MEMORY = """
 import json, jax
 from topologies import batch_of, configuration
 from sgma_jax.sharding import make_mesh
-from sgma_jax.training_step import make_train_step, state_initializer
+from sgma_jax.training.step import make_train_step, state_initializer
 mesh, result = make_mesh(1, 2, jax.devices()[:2]), {}
 def side(n):  # images that outweigh the parameters
     return 256 if n in (32, 128) else n
@@ -178,6 +188,7 @@ print(json.dumps(result))
 
 @pytest.mark.long
 def test_rematerialisation_saves_memory() -> None:
-    """On devices that share rows: a CPU device that has whole samples computes most again in any case (layers.in_chunks)."""
+    """On devices that share rows: a CPU device that has whole samples computes most again in any case
+    (layers.in_chunks)."""
     temporary = on_eight_devices("-c", MEMORY, timeout=1200)
     assert temporary["remat"] < 0.5 * temporary["plain"]

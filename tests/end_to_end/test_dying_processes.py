@@ -1,4 +1,5 @@
-"""One of two processes dies, hangs or is told to stop: the other ends too, and together they go on as if nothing had happened."""
+"""One of two processes dies, hangs or is told to stop: the other ends too, and together they go on as if nothing had
+happened."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from sgma_jax.reporting.metrics_log import read_metrics
+from sgma_jax.runs.metrics_log import read_metrics
 
 from .many_processes import finish, start, train
 
@@ -22,12 +23,16 @@ if os.environ.get("SGMA_CHAOS") == "full":
 
 
 def lines(run: Path) -> list[dict]:
-    return [{k: v for k, v in line.items() if k not in ("images_per_second", "host_wait")} for line in read_metrics(run / "metrics.jsonl")]
+    return [
+        {k: v for k, v in line.items() if k not in ("images_per_second", "host_wait")}
+        for line in read_metrics(run / "metrics.jsonl")
+    ]
 
 
 HANGING = """
 import sys, time
-from sgma_jax import cli, training
+from sgma_jax import cli
+from sgma_jax.training import fit as training
 training.put_batch = lambda batch, mesh: time.sleep(600)  # as a file system that no longer answers
 sys.argv = ["sgma", *sys.argv[1:]]
 cli.main()
@@ -37,15 +42,29 @@ cli.main()
 @pytest.mark.long
 def test_a_process_that_hangs_says_where_and_ends(tiny_preset: Path, tiny_city: Path, tmp_path: Path) -> None:
     arguments = ["train", tiny_preset, "--data.path", tiny_city, "--workdir", tmp_path / "run", "--stall-seconds", 20]
-    done = subprocess.run([sys.executable, "-c", HANGING, *map(str, arguments)], capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", HANGING, *map(str, arguments)], capture_output=True, text=True, timeout=300, check=False
+    )
     assert done.returncode != 0
     assert "Timeout" in done.stderr
     assert "in _next" in done.stderr
 
 
 @pytest.mark.slow
-def test_when_one_of_two_processes_goes_the_other_does_not_wait_for_ever(tiny_preset: Path, tiny_city: Path, tmp_path: Path) -> None:
-    arguments = [tiny_preset, "--data.path", tiny_city, "--steps", STEPS, "--evaluate-every", SAVE_EVERY, "--heartbeat-seconds", HEARTBEAT]
+def test_when_one_of_two_processes_goes_the_other_does_not_wait_for_ever(
+    tiny_preset: Path, tiny_city: Path, tmp_path: Path
+) -> None:
+    arguments = [
+        tiny_preset,
+        "--data.path",
+        tiny_city,
+        "--steps",
+        STEPS,
+        "--evaluate-every",
+        SAVE_EVERY,
+        "--heartbeat-seconds",
+        HEARTBEAT,
+    ]
     straight, run = tmp_path / "straight", tmp_path / "run"
     train([*arguments, "--workdir", straight], processes=2)
     waited = {}

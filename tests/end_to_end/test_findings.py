@@ -1,4 +1,5 @@
-"""What `sgma evaluate` finds out beside the scores: failing sensors, each record's own counts, separability; on a real run."""
+"""What `sgma evaluate` finds out beside the scores: failing sensors, each record's own counts, separability; on a
+real run."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ from experiments.demo import config as demo
 from sgma_jax.cli import main
 from sgma_jax.data.corruptions import LEVELS
 from sgma_jax.errors import InputError
-from sgma_jax.reporting.record_confusions import read_record_confusions
+from sgma_jax.runs.record_confusions import read_record_confusions
 
 Found = tuple[dict[str, Any], dict[str, Any], dict[str, Any], Path]
 
@@ -29,7 +30,9 @@ def found(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Found:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["sgma", "evaluate", str(run), "--split", "test", "--corruptions", "--analysis"])
         main()
-    plain, failing, analysis = (json.loads((run / "evaluation" / f"test{what}.json").read_text()) for what in ("", "_corruptions", "_analysis"))
+    plain, failing, analysis = (
+        json.loads((run / "evaluation" / f"test{what}.json").read_text()) for what in ("", "_corruptions", "_analysis")
+    )
     return plain, failing, analysis, run
 
 
@@ -82,4 +85,6 @@ def test_a_comparison_reads_what_was_found(found: Found) -> None:
     assert list(summed["failures"]["sensors"]["rgb"]) == ["missing", *LEVELS]
     assert summed["separability"]["silhouettes"].keys() == {"rgb", "dsm"}
     shares = summed["robustness"]["shares"]["8"]
-    assert {name: None if of is None else {s: v["mean"] for s, v in of.items()} for name, of in shares.items()} == analysis["robustness"]["8"]
+    assert {
+        name: None if of is None else {s: v["mean"] for s, v in of.items()} for name, of in shares.items()
+    } == analysis["robustness"]["8"]

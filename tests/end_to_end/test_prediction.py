@@ -48,7 +48,9 @@ def bands(path: Path) -> np.ndarray:
     return values
 
 
-def test_a_scene_becomes_a_map_that_says_what_it_holds(tiny_run: Path, scene: Path, sgma: Command, tmp_path: Path) -> None:
+def test_a_scene_becomes_a_map_that_says_what_it_holds(
+    tiny_run: Path, scene: Path, sgma: Command, tmp_path: Path
+) -> None:
     out = tmp_path / "map.tif"
     more = ("--confidence", "--used", "--robustness", "scales")
     status, printed, err = sgma("predict", tiny_run, *sensors(scene), "--out", out, *WINDOWS, *more)
@@ -72,7 +74,9 @@ def test_a_scene_becomes_a_map_that_says_what_it_holds(tiny_run: Path, scene: Pa
     assert (shares[0, :, 128:] == 100).all()
 
 
-def test_arrays_give_what_files_give_and_holes_what_fewer_sensors_give(tiny_run: Path, scene: Path, sgma: Command, tmp_path: Path) -> None:
+def test_arrays_give_what_files_give_and_holes_what_fewer_sensors_give(
+    tiny_run: Path, scene: Path, sgma: Command, tmp_path: Path
+) -> None:
     run = Run(tiny_run)
     rgb, height = (np.moveaxis(bands(scene / f"{name}.tif"), 0, -1) for name in ("rgb", "dsm"))
     both = predict_image(run, {"dsm": height[..., 0], "rgb": rgb}, window=64, overlap=32, batch=2)
@@ -93,7 +97,9 @@ def test_arrays_give_what_files_give_and_holes_what_fewer_sensors_give(tiny_run:
     np.testing.assert_allclose(both.probabilities[: 90 - 64], whole.probabilities[: 90 - 64], atol=1e-4)
 
 
-def test_many_scenes_in_one_call_and_the_one_that_fails_is_told_at_the_end(tiny_run: Path, scene: Path, sgma: Command, tmp_path: Path) -> None:
+def test_many_scenes_in_one_call_and_the_one_that_fails_is_told_at_the_end(
+    tiny_run: Path, scene: Path, sgma: Command, tmp_path: Path
+) -> None:
     folder = tmp_path / "scenes"
     for name in ("a", "b", "c"):
         shutil.copytree(scene, folder / name)
@@ -121,7 +127,9 @@ def test_bad_arguments_are_one_line(tiny_run: Path, scene: Path, sgma: Command, 
     assert_one_line(sgma("predict", tiny_run, "--sensor", f"sar={scene / 'rgb.tif'}", *out), "sar", "rgb, dsm")
     assert_one_line(sgma("predict", tiny_run, "--sensor", "rgb=nowhere.tif", *out), "nowhere.tif does not exist")
     assert_one_line(sgma("predict", tiny_run, "--sensor", f"dsm={scene / 'rgb.tif'}", *out), "3 bands", "--bands dsm=1")
-    assert_one_line(sgma("predict", tiny_run, "--sensor", rgb, *out, "--window", 50), "--window is 50", "multiple of 32")
+    assert_one_line(
+        sgma("predict", tiny_run, "--sensor", rgb, *out, "--window", 50), "--window is 50", "multiple of 32"
+    )
     assert_one_line(sgma("predict", tiny_run, "--sensor", rgb, *out, "--overlap", 48), "--overlap is 48")
     assert_one_line(sgma("predict", tiny_run, "--sensor", rgb, *out, "--memory", "much"), "--memory is 'much'")
     assert_one_line(sgma("predict", tiny_run, "--sensor", rgb, *out, "--memory", "1kB"), "one row of windows")
@@ -132,7 +140,9 @@ def test_bad_arguments_are_one_line(tiny_run: Path, scene: Path, sgma: Command, 
     assert not (tmp_path / "map.tif.parts").exists()
 
 
-def test_a_run_is_enough_by_itself_and_an_older_one_says_what_to_do(tiny_run: Path, scene: Path, sgma: Command, tmp_path: Path) -> None:
+def test_a_run_is_enough_by_itself_and_an_older_one_says_what_to_do(
+    tiny_run: Path, scene: Path, sgma: Command, tmp_path: Path
+) -> None:
     moved = shutil.copytree(tiny_run, tmp_path / "moved")
     config = moved / "config.json"
     config.write_text(config.read_text().replace('"path": "', '"path": "gone'))
@@ -147,8 +157,27 @@ def test_the_same_bytes_on_one_device_and_on_four_with_any_batch(tiny_run: Path,
     maps = []
     for devices, batch in ((1, 1), (1, 4), (2, 2), (4, 8)):
         out = tmp_path / f"{devices}_{batch}.tif"
-        command = [sys.executable, "-c", "from sgma_jax.cli import main; main()", "predict", str(tiny_run), *sensors(scene), "--out", str(out)]
-        command += ["--window", "64", "--overlap", "32", "--batch", str(batch), "--confidence", "--robustness", "scales"]
+        command = [
+            sys.executable,
+            "-c",
+            "from sgma_jax.cli import main; main()",
+            "predict",
+            str(tiny_run),
+            *sensors(scene),
+            "--out",
+            str(out),
+        ]
+        command += [
+            "--window",
+            "64",
+            "--overlap",
+            "32",
+            "--batch",
+            str(batch),
+            "--confidence",
+            "--robustness",
+            "scales",
+        ]
         environment = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
         subprocess.run(command, check=True, capture_output=True, timeout=600, env=environment)
         maps.append(out.read_bytes())

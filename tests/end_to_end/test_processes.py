@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sgma_jax.reporting.metrics_log import read_metrics
+from sgma_jax.runs.metrics_log import read_metrics
 
 from .many_processes import copy_until, train
 
@@ -25,8 +25,21 @@ def evaluations(run: Path) -> list[dict]:
 @pytest.fixture(scope="module")
 def arguments(tiny_preset: Path, tiny_city: Path) -> list[object]:
     """Seven records in batches of eight, two in evaluation's: every evaluation has padding."""
-    return [tiny_preset, "--data.path", tiny_city, "--data.batch-size", 8, "--data.evaluation-batch-size", 8, "--steps", STEPS,
-            "--evaluate-every", SAVED, "--warmup-steps", 1]  # fmt: skip
+    return [
+        tiny_preset,
+        "--data.path",
+        tiny_city,
+        "--data.batch-size",
+        8,
+        "--data.evaluation-batch-size",
+        8,
+        "--steps",
+        STEPS,
+        "--evaluate-every",
+        SAVED,
+        "--warmup-steps",
+        1,
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +51,11 @@ def one_of_eight(arguments: list[object], tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.mark.slow
-def test_two_processes_of_four_devices_are_one_of_eight(arguments: list[object], one_of_eight: Path, tmp_path: Path) -> None:
-    """Losses to 1e-6; only one process writes and speaks. What they saved goes on in one process with half the devices."""
+def test_two_processes_of_four_devices_are_one_of_eight(
+    arguments: list[object], one_of_eight: Path, tmp_path: Path
+) -> None:
+    """Losses to 1e-6; only one process writes and speaks. What they saved goes on in one process with half the
+    devices."""
     run = tmp_path / "two"
     said = train([*arguments, "--workdir", run, "--fsdp", 2], processes=2, devices=4)
     assert losses(run) == pytest.approx(losses(one_of_eight), rel=1e-6)
@@ -54,7 +70,9 @@ def test_two_processes_of_four_devices_are_one_of_eight(arguments: list[object],
 
 
 @pytest.mark.long
-def test_a_run_saved_on_four_devices_goes_on_on_eight(arguments: list[object], one_of_eight: Path, tmp_path: Path) -> None:
+def test_a_run_saved_on_four_devices_goes_on_on_eight(
+    arguments: list[object], one_of_eight: Path, tmp_path: Path
+) -> None:
     run = tmp_path / "grown"
     train([*arguments, "--workdir", run, "--stop-after", SAVED], devices=4)
     (said,) = train([*arguments, "--workdir", run, "--fsdp", 2], devices=8)
@@ -66,10 +84,13 @@ def test_a_run_saved_on_four_devices_goes_on_on_eight(arguments: list[object], o
 def test_two_processes_score_a_checkpoint_of_one_to_the_last_count_and_go_on_from_it(
     arguments: list[object], one_of_eight: Path, tmp_path: Path
 ) -> None:
-    """As if it had been killed after the save and before the scores: the same parameters are scored in two processes."""
+    """As if it had been killed after the save and before the scores: the same parameters are scored in two
+    processes."""
     run = copy_until(one_of_eight, tmp_path / "grown", SAVED)
     lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
-    (run / "metrics.jsonl").write_text("".join(line for line in lines if '"kind": "train"' in line and json.loads(line)["step"] <= SAVED))
+    (run / "metrics.jsonl").write_text(
+        "".join(line for line in lines if '"kind": "train"' in line and json.loads(line)["step"] <= SAVED)
+    )
     train([*arguments, "--workdir", run, "--fsdp", 2], processes=2, devices=4)
     assert evaluations(run)[0] == evaluations(one_of_eight)[0]
     assert losses(run) == pytest.approx(losses(one_of_eight), rel=1e-6)

@@ -1,4 +1,5 @@
-"""The presets of the public sets fit what their converters write, and train on it, from trees with the real names and types."""
+"""The presets of the public sets fit what their converters write, and train on it, from trees with the real names
+and types."""
 
 from __future__ import annotations
 
@@ -18,9 +19,9 @@ from sgma_jax.cli import load_preset
 from sgma_jax.config import PvtV2Config, ResNetConfig, TrainConfig, check
 from sgma_jax.data.pipeline import open_split, training_batches
 from sgma_jax.data.schema import IGNORE, SPLITS
-from sgma_jax.sampling import SamplingTable
 from sgma_jax.sharding import make_mesh, put_batch
-from sgma_jax.training_step import make_train_step, state_initializer
+from sgma_jax.training.sampling import SamplingTable
+from sgma_jax.training.step import make_train_step, state_initializer
 from tests.data.make_deliver import make_deliver
 from tests.data.make_dfc2023 import make_dfc2023
 from tests.data.make_vaihingen import write_vaihingen
@@ -83,7 +84,9 @@ def small(preset: str, data: Path) -> TrainConfig:
 
 @pytest.mark.parametrize("encoder", ["pvt_v2_b2", "resnet50"])
 @pytest.mark.parametrize("name", SETS)
-def test_a_preset_fits_every_split_of_its_converted_set(converted: Callable[[str], Path], name: str, encoder: str) -> None:
+def test_a_preset_fits_every_split_of_its_converted_set(
+    converted: Callable[[str], Path], name: str, encoder: str
+) -> None:
     config = small(f"{name}_{encoder}", converted(name))
     check(config)
     assert config.name == f"{name}_{encoder}"
@@ -99,7 +102,9 @@ IN_CI = ("dfc2023_resnet50", "deliver_pvt_v2_b2")
 
 
 # Each has a program of its own to compile.
-@pytest.mark.parametrize("preset", [pytest.param(p, marks=pytest.mark.slow if p in IN_CI else pytest.mark.long) for p in PRESETS])
+@pytest.mark.parametrize(
+    "preset", [pytest.param(p, marks=pytest.mark.slow if p in IN_CI else pytest.mark.long) for p in PRESETS]
+)
 def test_a_preset_trains_on_its_converted_set(converted: Callable[[str], Path], preset: str) -> None:
     """Two steps each."""
     config = small(preset, converted(preset.split("_")[0]))

@@ -36,7 +36,8 @@ SHORTER = {
     "python -m data_prep.potsdam": "--tile 32",
     "sgma data show": "",
     "sgma weights": "",
-    "sgma train": "--data.modalities rgb dsm --data.bands 3 1 --data.crop 32 --data.batch-size 2 --data.evaluation-batch-size 2 "
+    "sgma train": "--data.modalities rgb dsm --data.bands 3 1 --data.crop 32 --data.batch-size 2 "
+    "--data.evaluation-batch-size 2 "
     "--steps 2 --warmup-steps 0 --log-every 1 --evaluate-every 2",
     "sgma evaluate": "",
     "sgma predict": "",
@@ -52,7 +53,9 @@ config = dataclasses.replace(demo, name="mine", data=data)
 """
 
 
-def write_scene(folder: Path, names: dict[str, str], index: int, *, size: int = 64, split: np.ndarray | None = None) -> None:
+def write_scene(
+    folder: Path, names: dict[str, str], index: int, *, size: int = 64, split: np.ndarray | None = None
+) -> None:
     """A tile of the synthetic city as GeoTIFFs; `names` maps a sensor, "label" or "split" to a file."""
     example = render(0, "train", index, size)
     label = np.where(example.label == 1, 1, 0).astype(np.uint8)
@@ -62,7 +65,14 @@ def write_scene(folder: Path, names: dict[str, str], index: int, *, size: int = 
     for name, file in names.items():
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
         values = layers[name]
-        profile = {"driver": "GTiff", "count": len(values), "height": size, "width": size, "dtype": values.dtype, "crs": "EPSG:32632"}
+        profile = {
+            "driver": "GTiff",
+            "count": len(values),
+            "height": size,
+            "width": size,
+            "dtype": values.dtype,
+            "crs": "EPSG:32632",
+        }
         with rasterio.open(folder / file, "w", **profile, transform=from_origin(0, 0, 1, 1)) as raster:
             raster.write(values)
 
@@ -74,12 +84,18 @@ def users_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     split = np.ones((128, 128))
     split[:, 40:80], split[:, 80:] = 2, 3
     write_scene(
-        tmp_path, {"rgb": "SCENE/rgb.tif", "nir": "SCENE/nir.tif", "label": "SCENE/label.tif", "split": "SCENE/split.tif"}, 0, size=128, split=split
+        tmp_path,
+        {"rgb": "SCENE/rgb.tif", "nir": "SCENE/nir.tif", "label": "SCENE/label.tif", "split": "SCENE/split.tif"},
+        0,
+        size=128,
+        split=split,
     )
     table = next(text for language, text in BLOCKS if language == "text" and text.startswith("id,"))
     (tmp_path / "scenes.csv").write_text(table)
     for index, row in enumerate(csv.DictReader(io.StringIO(table))):
-        write_scene(tmp_path, {name: file for name, file in row.items() if name not in ("id", "split") and file}, index + 1)
+        write_scene(
+            tmp_path, {name: file for name, file in row.items() if name not in ("id", "split") and file}, index + 1
+        )
     (tmp_path / "my_preset.py").write_text(PRESET)
     write_potsdam(tmp_path / "ISPRS", (*potsdam.TRAIN, *potsdam.TEST), 32)
     (tmp_path / "weights").mkdir()
@@ -92,10 +108,14 @@ def test_every_command_of_the_readme_runs(users_folder: Path, monkeypatch: pytes
     for line in COMMANDS:
         words = shlex.split(line)
         if words[0] == "make":
-            listed = subprocess.run(["make", "-n", *words[1:]], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+            listed = subprocess.run(
+                ["make", "-n", *words[1:]], cwd=ROOT, capture_output=True, text=True, check=True
+            ).stdout
             assert {"demo": "sgma train experiments/demo.py", "test": "-m pytest"}[words[1]] in listed
             continue
-        kind = next(k for k in SHORTER if line.startswith(k))  # a command of a new kind fails here: teach this test to run it
+        kind = next(
+            k for k in SHORTER if line.startswith(k)
+        )  # a command of a new kind fails here: teach this test to run it
         arguments = [*words, *shlex.split(SHORTER[kind])]
         if "runs/mine/data" in line and (users_folder / "runs/mine/data").exists() and kind.endswith("geotiff"):
             arguments.append("--overwrite")  # the README shows two ways to make the same folder
@@ -119,5 +139,7 @@ def test_every_command_of_the_readme_runs(users_folder: Path, monkeypatch: pytes
 
 
 def test_every_file_that_the_readme_names_is_there() -> None:
-    for name in re.findall(r"\]\((?!http)([^)#]+)\)", README) + re.findall(r"`((?:experiments|sgma_jax|docs)/[\w/.]+\.(?:py|md))`", README):
+    for name in re.findall(r"\]\((?!http)([^)#]+)\)", README) + re.findall(
+        r"`((?:experiments|sgma_jax|docs)/[\w/.]+\.(?:py|md))`", README
+    ):
         assert (ROOT / name).exists(), name

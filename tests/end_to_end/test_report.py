@@ -15,9 +15,9 @@ import pytest
 from PIL import Image
 
 from sgma_jax.data.pipeline import open_split
-from sgma_jax.evaluation import answer_records, load_run
-from sgma_jax.reporting.tables import percent
-from sgma_jax.runs import read_config
+from sgma_jax.evaluation.evaluator import answer_records, load_run
+from sgma_jax.runs.folder import read_config
+from sgma_jax.show.tables import percent
 from tests.end_to_end.test_commands import assert_one_line
 
 Command = Callable[..., tuple[int, str, str]]
@@ -32,7 +32,9 @@ def scored_run(tiny_run: Path, sgma: Command, tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny_run, tmp_path / "scored", ignore=shutil.ignore_patterns("test.json", "test_*")))
 
 
-def test_the_page_holds_the_runs_scores_and_its_models_own_answers(scored_run: Path, sgma: Command, tmp_path: Path) -> None:
+def test_the_page_holds_the_runs_scores_and_its_models_own_answers(
+    scored_run: Path, sgma: Command, tmp_path: Path
+) -> None:
     out = tmp_path / "report.html"
     status, said, _ = sgma("report", scored_run, "--split", "validation", "--scenes", 2, "--out", out)
     assert status == 0
@@ -55,7 +57,9 @@ def test_the_page_holds_the_runs_scores_and_its_models_own_answers(scored_run: P
             np.testing.assert_array_equal(codes, expected.classes)
 
 
-def test_a_run_says_how_it_was_started_and_its_configuration_is_a_preset(scored_run: Path, sgma: Command, tiny_city: Path, tmp_path: Path) -> None:
+def test_a_run_says_how_it_was_started_and_its_configuration_is_a_preset(
+    scored_run: Path, sgma: Command, tiny_city: Path, tmp_path: Path
+) -> None:
     starts = [json.loads(line) for line in (scored_run / "starts.jsonl").read_text().splitlines()]
     assert starts[0]["step"] == 0
     assert starts[0]["command"].startswith("sgma train ")
@@ -76,13 +80,17 @@ def test_without_scenes_neither_data_nor_checkpoint_is_needed(scored_run: Path, 
     config["data"]["path"] = "gone"
     (scored_run / "config.json").write_text(json.dumps(config))
     out = tmp_path / "report.html"
-    assert_one_line(sgma("report", scored_run, "--split", "validation", "--out", out), "gone", "--data-path", "--scenes 0")
+    assert_one_line(
+        sgma("report", scored_run, "--split", "validation", "--out", out), "gone", "--data-path", "--scenes 0"
+    )
     assert not out.exists()
     assert sgma("report", scored_run, "--split", "validation", "--scenes", 0, "--out", out)[0] == 0
     assert "not at hand" in out.read_text()
 
 
-def test_what_cannot_be_reported_is_one_line_and_leaves_what_was_there(scored_run: Path, sgma: Command, tmp_path: Path) -> None:
+def test_what_cannot_be_reported_is_one_line_and_leaves_what_was_there(
+    scored_run: Path, sgma: Command, tmp_path: Path
+) -> None:
     out = tmp_path / "report.html"
     out.write_text("former")
 
@@ -94,10 +102,15 @@ def test_what_cannot_be_reported_is_one_line_and_leaves_what_was_there(scored_ru
     assert_one_line(report(scored_run, scored_run, "--split", "validation"), "twice")
     assert_one_line(report(scored_run, "--split", "validation", "--scenes", -1), "--scenes", "at least 0")
     assert_one_line(sgma("report", scored_run, "--split", "validation", "--out", tmp_path), "--out", "folder")
-    assert_one_line(sgma("report", scored_run, "--split", "validation", "--out", tmp_path / "none" / "r.html"), "none", "Create it")
+    assert_one_line(
+        sgma("report", scored_run, "--split", "validation", "--out", tmp_path / "none" / "r.html"), "none", "Create it"
+    )
     path = scored_run / "evaluation" / "validation.json"
     scores = json.loads(path.read_text())
-    for field, value, words in (("checkpoint_step", 10, ("step 10", "20")), ("manifest_hash", "x", ("another data set", "--data-path"))):
+    for field, value, words in (
+        ("checkpoint_step", 10, ("step 10", "20")),
+        ("manifest_hash", "x", ("another data set", "--data-path")),
+    ):
         path.write_text(json.dumps({**scores, "provenance": {**scores["provenance"], field: value}}))
         assert_one_line(report(scored_run, "--split", "validation"), *words, "sgma evaluate")
     assert out.read_text() == "former"

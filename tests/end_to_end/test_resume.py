@@ -13,18 +13,21 @@ import jax
 import numpy as np
 import pytest
 
-from sgma_jax.checkpointing import Checkpoints
-from sgma_jax.reporting.metrics_log import read_metrics
-from sgma_jax.runs import read_config
-from sgma_jax.sampling import SamplingTable
+from sgma_jax.runs.checkpoints import Checkpoints
+from sgma_jax.runs.folder import read_config
+from sgma_jax.runs.metrics_log import read_metrics
 from sgma_jax.sharding import make_mesh
-from sgma_jax.training import fit
-from sgma_jax.training_step import state_initializer
+from sgma_jax.training.fit import fit
+from sgma_jax.training.sampling import SamplingTable
+from sgma_jax.training.step import state_initializer
 from tests.end_to_end.test_processes import losses
 
 
 def lines_without_speed(run: Path) -> list[dict]:
-    return [{k: v for k, v in line.items() if k not in ("images_per_second", "host_wait")} for line in read_metrics(run / "metrics.jsonl")]
+    return [
+        {k: v for k, v in line.items() if k not in ("images_per_second", "host_wait")}
+        for line in read_metrics(run / "metrics.jsonl")
+    ]
 
 
 def newest(run: Path):
@@ -34,7 +37,11 @@ def newest(run: Path):
     restored, damaged = checkpoints.restore_newest(state_initializer(config, make_mesh(1))[1])
     checkpoints.close()
     assert not damaged
-    return restored.step, [np.asarray(leaf) for leaf in jax.tree.leaves((restored.state, restored.sampling))], restored.progress
+    return (
+        restored.step,
+        [np.asarray(leaf) for leaf in jax.tree.leaves((restored.state, restored.sampling))],
+        restored.progress,
+    )
 
 
 def assert_same_run(left: Path, right: Path) -> None:
@@ -46,7 +53,9 @@ def assert_same_run(left: Path, right: Path) -> None:
     assert lines_without_speed(left) == lines_without_speed(right)
 
 
-def test_twenty_steps_in_one_go_are_ten_and_ten_more(tiny_run: Path, tiny_city: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_twenty_steps_in_one_go_are_ten_and_ten_more(
+    tiny_run: Path, tiny_city: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Losses, parameters, optimiser, sampling table and iterator to the last bit; record ids and draws too."""
     seen: dict[int, tuple[list[int], list[int]]] = {}
     draw = SamplingTable.draw
@@ -71,14 +80,26 @@ def test_twenty_steps_in_one_go_are_ten_and_ten_more(tiny_run: Path, tiny_city: 
     assert_same_run(tiny_run, run)
 
 
-def test_a_run_killed_at_any_moment_goes_on_to_the_same_end(tiny_run: Path, tiny_preset: Path, tiny_city: Path, tmp_path: Path) -> None:
+def test_a_run_killed_at_any_moment_goes_on_to_the_same_end(
+    tiny_run: Path, tiny_preset: Path, tiny_city: Path, tmp_path: Path
+) -> None:
     """SIGKILL while starting, just after the first steps, and while a checkpoint is being written."""
     run = tmp_path / "killed"
-    command = [sys.executable, "-c", "from sgma_jax.cli import main; main()", "train", str(tiny_preset), "--workdir", str(run)]
+    command = [
+        sys.executable,
+        "-c",
+        "from sgma_jax.cli import main; main()",
+        "train",
+        str(tiny_preset),
+        "--workdir",
+        str(run),
+    ]
     command += ["--data.path", str(tiny_city)]
 
     def wait_for(happened) -> None:
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+        process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
         deadline = time.monotonic() + 240
         while not happened() and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.005)

@@ -1,4 +1,5 @@
-"""A run whose checkpoints lie in a bucket: a lost machine takes nothing along. Against an emulator of Google Cloud Storage."""
+"""A run whose checkpoints lie in a bucket: a lost machine takes nothing along. Against an emulator of Google Cloud
+Storage."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from sgma_jax.reporting.metrics_log import read_metrics
+from sgma_jax.runs.metrics_log import read_metrics
 from tests.end_to_end.many_processes import free_port
 from tests.end_to_end.test_commands import assert_one_line
 from tests.end_to_end.test_resume import assert_same_run
@@ -29,11 +30,14 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     for name, value in {
-        "STORAGE_EMULATOR_HOST": url, "FSSPEC_GS": '{"token": "anon"}', "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",  # gcsfs
+        # gcsfs
+        "STORAGE_EMULATOR_HOST": url, "FSSPEC_GS": '{"token": "anon"}', "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",
         "TENSORSTORE_GCS_HTTP_URL": url, "GOOGLE_AUTH_TOKEN_FOR_TESTING": "none",  # TensorStore
     }.items():  # fmt: skip
         monkeypatch.setenv(name, value)
-    emulator = subprocess.Popen([sys.executable, SERVER, str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    emulator = subprocess.Popen(
+        [sys.executable, SERVER, str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     try:
         while True:
             with socket.socket() as probe:
@@ -92,7 +96,13 @@ def test_a_folder_can_be_the_storage(
     monkeypatch.chdir(tmp_path)
     command = ["train", tiny_preset, "--workdir", run, "--data.path", tiny_city, "--storage", "storage"]
     assert sgma(*command)[0] == 0
-    assert {p.name for p in storage.iterdir()} == {"checkpoints", "config.json", "schema.json", "metrics.jsonl", "starts.jsonl"}
+    assert {p.name for p in storage.iterdir()} == {
+        "checkpoints",
+        "config.json",
+        "schema.json",
+        "metrics.jsonl",
+        "starts.jsonl",
+    }
     shutil.rmtree(run)
     assert sgma(*command)[0] == 0
     assert_same_run(tiny_run, run)

@@ -21,11 +21,11 @@ from rasterio.transform import from_origin
 from safetensors.numpy import load_file
 
 from data_prep.synthetic import render
-from sgma_jax.checkpointing import Checkpoints
-from sgma_jax.runs import read_config
+from sgma_jax.runs.checkpoints import Checkpoints
+from sgma_jax.runs.folder import read_config
 from sgma_jax.sharding import make_mesh
 from sgma_jax.structs import TrainState
-from sgma_jax.training_step import state_initializer
+from sgma_jax.training.step import state_initializer
 
 PERIOD = 61
 PRESET = """

@@ -23,7 +23,10 @@ def encoder_state_dict(name: str, layout: str | None = None) -> dict[str, np.nda
     """`random_encoder` under PyTorch's names, as a file of the encoder alone has them."""
     inside = {path.replace("/", "/encoder/", 1): array for path, array in random_encoder(name).items()}
     variables = unflatten_dict(inside, sep="/")
-    return {k.removeprefix("encoder."): v for k, v in state_dict_of(variables, ModelConfig(encoder=ENCODERS[name]), layout).items()}
+    return {
+        k.removeprefix("encoder."): v
+        for k, v in state_dict_of(variables, ModelConfig(encoder=ENCODERS[name]), layout).items()
+    }
 
 
 @pytest.fixture(scope="session")

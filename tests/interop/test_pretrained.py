@@ -18,7 +18,7 @@ from sgma_jax.config import DataConfig, ModelConfig, PvtV2Config, ResNetConfig, 
 from sgma_jax.errors import InputError
 from sgma_jax.interop.pretrained import import_weights, read_pretrained, start_from, where_to_get
 from sgma_jax.interop.torch_names import ENCODERS
-from sgma_jax.models.sgma import initial_variables
+from sgma_jax.models.network import initial_variables
 from sgma_jax.structs import TrainState
 
 RESNET18 = ModelConfig(encoder=ResNetConfig(variant="18"), stem="linear", head_width=16)
@@ -54,7 +54,9 @@ def test_an_imported_file_holds_the_encoder_and_what_it_came_from(imported: Path
         np.testing.assert_array_equal(array, arrays[path])
 
 
-def test_what_cannot_be_imported_leaves_the_former_file_as_it_was(tmp_path: Path, imported: Path, downloaded: Path, state_dict) -> None:
+def test_what_cannot_be_imported_leaves_the_former_file_as_it_was(
+    tmp_path: Path, imported: Path, downloaded: Path, state_dict
+) -> None:
     before = imported.read_bytes()
     incomplete = state_dict("resnet18")
     del incomplete["conv1.weight"]
@@ -102,7 +104,9 @@ def test_a_fresh_state_gets_the_encoder_and_sensible_stems_and_nothing_else(impo
     config = TrainConfig(name="test", data=data, model=dataclasses.replace(RESNET18, pretrained=str(imported)), steps=1)
     shapes = jax.eval_shape(lambda: initial_variables(config))
     fresh = jax.tree.map(lambda leaf: jnp.full(leaf.shape, 7.0), shapes)
-    state = start_from(TrainState(0, fresh["params"], fresh["batch_stats"], None), read_pretrained(config.model), config)
+    state = start_from(
+        TrainState(0, fresh["params"], fresh["batch_stats"], None), read_pretrained(config.model), config
+    )
     got = flatten_dict({"params": state.params, "batch_stats": state.batch_stats}, sep="/")
     assert {k: v.shape for k, v in got.items()} == {k: v.shape for k, v in flatten_dict(dict(shapes), sep="/").items()}
     arrays = arrays_of("resnet18")
@@ -119,12 +123,23 @@ def test_a_fresh_state_gets_the_encoder_and_sensible_stems_and_nothing_else(impo
 
 
 def test_every_array_lies_where_the_random_one_lay(imported: Path) -> None:
-    config = TrainConfig(name="test", data=DataConfig(modalities=("rgb",), bands=(3,), classes=("a", "b"), crop=32), steps=1,
-                         model=dataclasses.replace(RESNET18, pretrained=str(imported)))  # fmt: skip
+    config = TrainConfig(
+        name="test",
+        data=DataConfig(modalities=("rgb",), bands=(3,), classes=("a", "b"), crop=32),
+        steps=1,
+        model=dataclasses.replace(RESNET18, pretrained=str(imported)),
+    )
     device = jax.devices()[-1]
-    fresh = jax.tree.map(lambda leaf: jax.device_put(np.zeros(leaf.shape, np.float32), device), jax.eval_shape(lambda: initial_variables(config)))
-    state = start_from(TrainState(0, fresh["params"], fresh["batch_stats"], None), read_pretrained(config.model), config)
-    for before, after in zip(jax.tree.leaves(fresh), jax.tree.leaves({"batch_stats": state.batch_stats, "params": state.params}), strict=True):
+    fresh = jax.tree.map(
+        lambda leaf: jax.device_put(np.zeros(leaf.shape, np.float32), device),
+        jax.eval_shape(lambda: initial_variables(config)),
+    )
+    state = start_from(
+        TrainState(0, fresh["params"], fresh["batch_stats"], None), read_pretrained(config.model), config
+    )
+    for before, after in zip(
+        jax.tree.leaves(fresh), jax.tree.leaves({"batch_stats": state.batch_stats, "params": state.params}), strict=True
+    ):
         assert after.sharding == before.sharding
         assert after.dtype == before.dtype
 

@@ -13,9 +13,11 @@ from sgma_jax.config import DataConfig, MeanFusionConfig, ModelConfig, PvtV2Conf
 from sgma_jax.errors import InputError
 from sgma_jax.interop.torch_names import ENCODERS, encoder_table, entries
 from sgma_jax.interop.torch_weights import block_by_block, encoder_shapes, import_encoder, state_dict_of, variables_of
-from sgma_jax.models.sgma import initial_variables
+from sgma_jax.models.network import initial_variables
 
-LAYOUTS = [(name, layout) for name in ("pvt_v2_b0", "resnet18", "resnet50") for layout in encoder_table(ENCODERS[name]).layouts]
+LAYOUTS = [
+    (name, layout) for name in ("pvt_v2_b0", "resnet18", "resnet50") for layout in encoder_table(ENCODERS[name]).layouts
+]
 
 
 @pytest.mark.parametrize("name", ENCODERS)
@@ -35,7 +37,11 @@ def test_the_names_are_those_that_others_publish(state_dict) -> None:
     assert authors["patch_embed1.proj.weight"].shape == timm["patch_embed.proj.weight"].shape == (32, 3, 7, 7)
     assert authors["block1.0.attn.kv.weight"].shape == timm["stages.0.blocks.0.attn.kv.weight"].shape == (64, 32)
     assert authors["block1.1.attn.sr.weight"].shape == timm["stages.0.blocks.1.attn.sr.weight"].shape == (32, 32, 8, 8)
-    assert authors["block2.0.mlp.dwconv.dwconv.weight"].shape == timm["stages.1.blocks.0.mlp.dwconv.weight"].shape == (512, 1, 3, 3)
+    assert (
+        authors["block2.0.mlp.dwconv.dwconv.weight"].shape
+        == timm["stages.1.blocks.0.mlp.dwconv.weight"].shape
+        == (512, 1, 3, 3)
+    )
     assert authors["patch_embed2.norm.bias"].shape == timm["stages.1.downsample.norm.bias"].shape == (64,)
     assert authors["norm4.weight"].shape == timm["stages.3.norm.weight"].shape == (256,)
     assert not any(".3.blocks.0.attn.sr" in k or "block4.0.attn.sr" in k for k in (*authors, *timm))
@@ -66,7 +72,9 @@ def test_keys_lie_before_values_in_the_authors_one_tensor(arrays_of, state_dict)
 
 def test_classifiers_counts_prefixes_and_half_precision_are_understood(state_dict) -> None:
     given = {"pvt_v2." + k: v.astype(np.float16) for k, v in state_dict("pvt_v2_b0", "transformers").items()}
-    imported = import_encoder({**given, "classifier.weight": np.ones((1000, 256)), "classifier.bias": np.ones(1000)}, ENCODERS["pvt_v2_b0"])
+    imported = import_encoder(
+        {**given, "classifier.weight": np.ones((1000, 256)), "classifier.bias": np.ones(1000)}, ENCODERS["pvt_v2_b0"]
+    )
     assert imported.left_out == ["classifier.weight", "classifier.bias"]
     assert {a.dtype for a in imported.arrays.values()} == {np.dtype(np.float32)}
     given = state_dict("resnet18", "torchvision")
@@ -85,7 +93,9 @@ def test_all_misses_are_told_together_and_nothing_is_loaded(state_dict) -> None:
     with pytest.raises(InputError) as caught:
         import_encoder(given, ENCODERS["resnet18"])
     message = str(caught.value)
-    for word in ("resnet18", "torchvision", "1 missing (layer1.0.conv1.weight)", "2 unexpected (layer9.0.conv1.weight, nowhere.num_batches_tracked)",
+    for word in ("resnet18", "torchvision", "1 missing (layer1.0.conv1.weight)", ("2 unexpected "
+                                                                                  "(layer9.0.conv1.weight, "
+                                                                                 "nowhere.num_batches_tracked)"),
                  "bn1.weight (5,) for (64,)", "bn1.bias not finite", "bn1.running_mean of int64"):  # fmt: skip
         assert word in message, message
 
@@ -106,7 +116,8 @@ def test_no_key_of_a_file_can_be_lost_or_renamed_unnoticed(timm_b0, data: st.Dat
 
 
 @pytest.mark.parametrize(
-    ("given", "asked"), [("pvt_v2_b0", "pvt_v2_b1"), ("pvt_v2_b1", "pvt_v2_b2"), ("resnet18", "resnet34"), ("resnet18", "resnet50")]
+    ("given", "asked"),
+    [("pvt_v2_b0", "pvt_v2_b1"), ("pvt_v2_b1", "pvt_v2_b2"), ("resnet18", "resnet34"), ("resnet18", "resnet50")],
 )
 def test_weights_of_another_variant_are_refused(given: str, asked: str, state_dict) -> None:
     with pytest.raises(InputError, match=f"no {asked} in the layout"):
@@ -125,9 +136,13 @@ MODELS = {
 }
 
 
-@pytest.mark.parametrize(("kind", "layout"), [("pvt_sgf_linear", None), ("pvt_sgf_linear", "transformers"), ("resnet_mean", "timm")])
+@pytest.mark.parametrize(
+    ("kind", "layout"), [("pvt_sgf_linear", None), ("pvt_sgf_linear", "transformers"), ("resnet_mean", "timm")]
+)
 def test_a_whole_model_goes_there_and_back_to_the_bit(kind: str, layout: str | None) -> None:
-    data = DataConfig(modalities=("rgb", "sar_vv"), bands=(3, 2 if kind == "pvt_sgf_linear" else 1), classes=("a", "b", "c"), crop=32)
+    data = DataConfig(
+        modalities=("rgb", "sar_vv"), bands=(3, 2 if kind == "pvt_sgf_linear" else 1), classes=("a", "b", "c"), crop=32
+    )
     config = TrainConfig(name="test", data=data, model=MODELS[kind], steps=1)
     shapes = jax.eval_shape(lambda: initial_variables(config))
     rng = np.random.default_rng(0)

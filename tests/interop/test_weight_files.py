@@ -1,4 +1,5 @@
-"""Files of weights that cannot be used end in one clear error, and none of what they hold is run. tests/parity has the pickles that can."""
+"""Files of weights that cannot be used end in one clear error, and none of what they hold is run. tests/parity has
+the pickles that can."""
 
 from __future__ import annotations
 
@@ -17,7 +18,12 @@ from sgma_jax.interop.weight_files import read_state_dict
 def test_safetensors_are_read_in_every_precision(tmp_path: Path) -> None:
     import ml_dtypes
 
-    given = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.ones(2, np.float16), "c": np.array(3), "d": np.ones(2, ml_dtypes.bfloat16)}
+    given = {
+        "a": np.arange(6, dtype=np.float32).reshape(2, 3),
+        "b": np.ones(2, np.float16),
+        "c": np.array(3),
+        "d": np.ones(2, ml_dtypes.bfloat16),
+    }
     save_file(given, tmp_path / "x.safetensors")
     got, beside = read_state_dict(tmp_path / "x.safetensors")
     assert beside == []
@@ -53,7 +59,9 @@ class Hostile:
         return open, (str(self.path), "w")
 
 
-def test_without_pytorch_a_pickle_is_refused_unread_with_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_pytorch_a_pickle_is_refused_unread_with_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
     path = tmp_path / "x.pth"
     path.write_bytes(pickle.dumps(Hostile(tmp_path / "created")))

@@ -1,4 +1,5 @@
-"""The fusions that SGMA is compared with, against plain forms of what their descriptions say, and what absent sensors may change."""
+"""The fusions that SGMA is compared with, against plain forms of what their descriptions say, and what absent
+sensors may change."""
 
 from __future__ import annotations
 
@@ -12,7 +13,12 @@ import numpy as np
 import pytest
 
 from sgma_jax.config import ConcatenationFusionConfig, FusionTokenConfig
-from sgma_jax.models.baselines import ConcatenationFusion, ContrastAndReconstruction, FusionToken, RankedSelectionFusion
+from sgma_jax.models.fusions.baselines import (
+    ConcatenationFusion,
+    ContrastAndReconstruction,
+    FusionToken,
+    RankedSelectionFusion,
+)
 
 SENSORS = ("rgb", "dsm", "nir")
 BATCH, HEIGHT, WIDTH, CHANNELS = 2, 4, 5, 16
@@ -39,7 +45,9 @@ def mask_of(seed: int, share: float = 0.6) -> np.ndarray:
 def programs(name: str) -> tuple[Any, Any, Any]:
     """Parameters, outputs, and the gradients of all that a fusion returns."""
     fusion = FUSIONS[name]
-    params = jax.jit(fusion.init)(jax.random.key(0), jnp.zeros((*SHAPE, CHANNELS)), jnp.ones(SHAPE, bool)).get("params", {})
+    params = jax.jit(fusion.init)(jax.random.key(0), jnp.zeros((*SHAPE, CHANNELS)), jnp.ones(SHAPE, bool)).get(
+        "params", {}
+    )
 
     def run(params: Any, features: Any, available: Any, subset: Any = None) -> Any:
         return fusion.apply({"params": params}, features, available, subset)
@@ -58,11 +66,15 @@ def test_what_an_absent_sensor_holds_changes_nothing_and_gets_no_gradient(name: 
     available = mask_of(1)
     features = features_of(0)
     other = np.where(available[..., None], features, 1e3 * features_of(1))
-    for left, right in zip(jax.tree.leaves(run(params, features, available)), jax.tree.leaves(run(params, other, available)), strict=True):
+    for left, right in zip(
+        jax.tree.leaves(run(params, features, available)), jax.tree.leaves(run(params, other, available)), strict=True
+    ):
         np.testing.assert_array_equal(left, right)
     of_params, of_features = gradient(params, features, available)
     assert not np.asarray(of_features)[~available].any()
-    for left, right in zip(jax.tree.leaves(of_params), jax.tree.leaves(gradient(params, other, available)[0]), strict=True):
+    for left, right in zip(
+        jax.tree.leaves(of_params), jax.tree.leaves(gradient(params, other, available)[0]), strict=True
+    ):
         np.testing.assert_array_equal(left, right)
 
 
@@ -97,7 +109,9 @@ def test_concatenation_is_a_convolution_of_what_stands_side_by_side(name: str) -
     kernel = np.concatenate([params[f"linear_{m}"]["kernel"] for m in SENSORS])
     assert np.abs(kernel).max() <= np.sqrt(6 / sum(kernel.shape))  # Xavier's rule for the whole
     assert np.abs(kernel).max() > 0.9 * np.sqrt(6 / sum(kernel.shape))
-    np.testing.assert_allclose(run(params, features, available).features, concatenated @ kernel + params["bias"], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        run(params, features, available).features, concatenated @ kernel + params["bias"], rtol=1e-4, atol=1e-5
+    )
 
 
 def test_a_token_attends_as_multi_head_attention_with_one_query_does() -> None:
@@ -111,7 +125,9 @@ def test_a_token_attends_as_multi_head_attention_with_one_query_does() -> None:
     with np.errstate(invalid="ignore"):
         weights = np.nan_to_num(np.exp(scores - scores.max(1, keepdims=True)))
         weights = np.nan_to_num(weights / weights.sum(1, keepdims=True))
-    expected = np.einsum("bmyxh,bmyxhd->byxhd", weights, values).reshape(BATCH, HEIGHT, WIDTH, CHANNELS) @ kernels["out"]
+    expected = (
+        np.einsum("bmyxh,bmyxhd->byxhd", weights, values).reshape(BATCH, HEIGHT, WIDTH, CHANNELS) @ kernels["out"]
+    )
     out = run(params, features, available)
     np.testing.assert_allclose(out.features, expected, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(out.robustness, weights.mean(-1), rtol=1e-4, atol=1e-6)
@@ -127,7 +143,9 @@ def test_selection_takes_the_sensors_most_and_least_like_the_aggregate_and_align
     likeness = cosine.mean((2, 3))
     for sample in range(BATCH):
         best, worst = likeness[sample].argmax(), likeness[sample].argmin()
-        np.testing.assert_allclose(out.drawn_features[sample], (features[sample, best] + features[sample, worst]) / 2, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(
+            out.drawn_features[sample], (features[sample, best] + features[sample, worst]) / 2, rtol=1e-5, atol=1e-6
+        )
         rest = [m for m in range(3) if m != best]
         np.testing.assert_allclose(out.auxiliary["alignment"][sample], (1 - likeness[sample, rest]).mean(), rtol=1e-4)
 
@@ -149,7 +167,9 @@ def naive_losses(
         for p in places:
             if recorded[m][p] and not kept[m][p] and kept[:, p[0], p[1]].any():
                 target = (features[m][p] - features[m][p].mean()) / features[m][p].std()
-                squares.append(np.square(fused[p] @ np.asarray(params[f"reconstruct_{sensor}"]["kernel"]) - target).mean())
+                squares.append(
+                    np.square(fused[p] @ np.asarray(params[f"reconstruct_{sensor}"]["kernel"]) - target).mean()
+                )
     return float(np.mean(contrast)), float(np.mean(squares)) if squares else 0.0
 
 

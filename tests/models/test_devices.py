@@ -1,4 +1,5 @@
-"""Strips of image rows on several devices against the whole image on one: every layer that looks beyond its own rows, and its gradients."""
+"""Strips of image rows on several devices against the whole image on one: every layer that looks beyond its own
+rows, and its gradients."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ import functools, jax, jax.numpy as jnp, numpy as np
 import flax.linen as nn
 from jax.sharding import PartitionSpec as P
 from sgma_jax.models.devices import all_rows, draw_for_samples, rows_are_shared, with_halo
-from sgma_jax.models.fusion import semantic_prototypes
+from sgma_jax.models.fusions.semantic_guided import semantic_prototypes
 from sgma_jax.models.layers import MaskedBatchNorm, depthwise, drop_channels, drop_path_factors, resize, strided_convolution, with_row_margin
 from sgma_jax.sharding import make_mesh, whole_parameters
 rng = np.random.default_rng(0)
@@ -24,7 +25,14 @@ def on_four_devices(program: str) -> None:
     """Run a program in a process of its own: the number of devices is fixed when JAX starts."""
     options = "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
     environment = {**os.environ, "XLA_FLAGS": options, "JAX_PLATFORMS": "cpu"}
-    done = subprocess.run([sys.executable, "-c", HEADER + program], env=environment, capture_output=True, text=True, timeout=240, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", HEADER + program],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from experiments.benchmarks.naive_fusion import naive_fusion
 from sgma_jax.config import SemanticGuidedFusionConfig
-from sgma_jax.models.fusion import MeanFusion, SemanticGuidedFusion
+from sgma_jax.models.fusions.semantic_guided import MeanFusion, SemanticGuidedFusion
 
 MODALITIES = ("rgb", "dsm", "nir")
 BATCH, HEIGHT, WIDTH, CHANNELS = 2, 6, 5, 16
@@ -23,7 +23,9 @@ BATCH, HEIGHT, WIDTH, CHANNELS = 2, 6, 5, 16
 @functools.cache
 def programs(classes: int, norm: str, channels: int = CHANNELS, heads: int = 0):
     """The fast form, the naive form, and the gradients of both, compiled once for all examples."""
-    fusion = SemanticGuidedFusion(SemanticGuidedFusionConfig(prototype_norm=norm, heads=heads), MODALITIES, classes, jnp.dtype("float32"))
+    fusion = SemanticGuidedFusion(
+        SemanticGuidedFusionConfig(prototype_norm=norm, heads=heads), MODALITIES, classes, jnp.dtype("float32")
+    )
 
     def fast(params, features, available):
         result = fusion.apply({"params": params}, features, available)
@@ -40,7 +42,9 @@ def programs(classes: int, norm: str, channels: int = CHANNELS, heads: int = 0):
         return jax.jit(jax.grad(scalar, argnums=(0, 1)))
 
     shape = (BATCH, len(MODALITIES), HEIGHT, WIDTH)
-    params = jax.jit(fusion.init)(jax.random.key(classes), jnp.zeros((*shape, channels)), jnp.ones(shape, bool))["params"]
+    params = jax.jit(fusion.init)(jax.random.key(classes), jnp.zeros((*shape, channels)), jnp.ones(shape, bool))[
+        "params"
+    ]
     return params, jax.jit(fast), jax.jit(naive), gradient(fast), gradient(naive)
 
 
@@ -54,13 +58,18 @@ def masks(draw) -> np.ndarray:
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     share = draw(st.sampled_from([0.0, 0.3, 0.7, 1.0]))
     if draw(st.booleans()):
-        return np.broadcast_to(rng.random((BATCH, len(MODALITIES), 1, 1)) < share, (BATCH, len(MODALITIES), HEIGHT, WIDTH)).copy()
+        return np.broadcast_to(
+            rng.random((BATCH, len(MODALITIES), 1, 1)) < share, (BATCH, len(MODALITIES), HEIGHT, WIDTH)
+        ).copy()
     return rng.random((BATCH, len(MODALITIES), HEIGHT, WIDTH)) < share
 
 
-# Every association of fusion.py is tested: with 3 classes the keys are absorbed into the queries, with 20 they are not; with 16 channels
-# the 60 positions outnumber them and two projections are merged, with 64 not, and with 2 heads those are so many that the mix comes first.
-@pytest.mark.parametrize(("classes", "norm", "channels", "heads"), [(3, "softmax", 16, 0), (20, "softmax", 64, 2), (3, "none", 16, 0)])
+# Every association of fusion.py is tested: with 3 classes the keys are absorbed into the queries, with 20 they are not;
+# with 16 channels the 60 positions outnumber them and two projections are merged, with 64 not, and with 2 heads those
+# are so many that the mix comes first.
+@pytest.mark.parametrize(
+    ("classes", "norm", "channels", "heads"), [(3, "softmax", 16, 0), (20, "softmax", 64, 2), (3, "none", 16, 0)]
+)
 @given(available=masks(), seed=st.integers(0, 1000))
 def test_the_cheap_form_computes_what_the_naive_form_computes(
     classes: int, norm: str, channels: int, heads: int, available: np.ndarray, seed: int
@@ -105,7 +114,8 @@ def test_the_drawn_branch_is_what_fusion_gives_that_modality_alone() -> None:
     alone = np.zeros_like(available)
     alone[np.arange(BATCH), drawn] = drawn_available
     want, _ = fast(params, features, alone)
-    # What the fused branch sees must not matter to the drawn one: modality dropout has taken the drawn modality away here.
+    # What the fused branch sees must not matter to the drawn one: modality dropout has taken the drawn modality away
+    # here.
     others = available.copy()
     others[np.arange(BATCH), drawn] = False
     got = fusion.apply({"params": params}, features, others, None, drawn, drawn_available)
@@ -123,14 +133,17 @@ def test_mean_fusion_is_the_mean_over_the_available_modalities() -> None:
 
 
 def test_nothing_of_size_pixels_by_classes_by_channels_is_ever_made() -> None:
-    """In the compiled forward and backward programs, no buffer reaches that size; the naive program does, so the test can fail."""
+    """In the compiled forward and backward programs, no buffer reaches that size; the naive program does, so the
+    test can fail."""
     classes, channels, side = 32, 64, 16
     fusion = SemanticGuidedFusion(SemanticGuidedFusionConfig(), MODALITIES, classes, jnp.dtype("float32"))
     features, available = jnp.zeros((1, 3, side, side, channels)), jnp.ones((1, 3, side, side), bool)
     params = jax.eval_shape(fusion.init, jax.random.key(0), features, available)["params"]
 
     def largest(form) -> int:
-        program = jax.jit(jax.grad(lambda p, f: form(p, f).sum(), argnums=(0, 1))).lower(params, features).compile().as_text()
+        program = (
+            jax.jit(jax.grad(lambda p, f: form(p, f).sum(), argnums=(0, 1))).lower(params, features).compile().as_text()
+        )
         shapes = re.findall(r"f32\[([\d,]+)\]", program)
         return max(int(np.prod([int(n) for n in s.split(",")])) for s in shapes)
 

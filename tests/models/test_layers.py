@@ -27,7 +27,13 @@ from sgma_jax.models.layers import (
 
 def grouped_convolution(x, kernel):
     return jax.lax.conv_general_dilated(
-        x, kernel[:, :, None, :], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=x.shape[-1], precision="highest"
+        x,
+        kernel[:, :, None, :],
+        (1, 1),
+        "SAME",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=x.shape[-1],
+        precision="highest",
     )
 
 
@@ -36,7 +42,10 @@ def grouped_convolution(x, kernel):
 def test_depthwise_and_its_gradients_are_those_of_a_grouped_convolution(size: int, group: int | None) -> None:
     rng = np.random.default_rng(size)
     lead = () if group is None else (group,)
-    x, kernel = rng.normal(size=(2, *lead, 7, 5, 4)).astype(np.float32), rng.normal(size=(*lead, size, size, 4)).astype(np.float32)
+    x, kernel = (
+        rng.normal(size=(2, *lead, 7, 5, 4)).astype(np.float32),
+        rng.normal(size=(*lead, size, size, 4)).astype(np.float32),
+    )
 
     def oracle(x, kernel):
         return grouped_convolution(x, kernel) if group is None else jax.vmap(grouped_convolution, (1, 0), 1)(x, kernel)
@@ -51,7 +60,10 @@ def test_depthwise_and_its_gradients_are_those_of_a_grouped_convolution(size: in
 def test_the_accelerators_depthwise_is_the_cpus(group: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     lead = () if group is None else (group,)
-    x, kernel = rng.normal(size=(2, *lead, 6, 6, 4)).astype(np.float32), rng.normal(size=(*lead, 11, 11, 4)).astype(np.float32)
+    x, kernel = (
+        rng.normal(size=(2, *lead, 6, 6, 4)).astype(np.float32),
+        rng.normal(size=(*lead, 11, 11, 4)).astype(np.float32),
+    )
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     np.testing.assert_allclose(depthwise(x, kernel), _depthwise_cpu(x, kernel), rtol=1e-5, atol=1e-4)
 
@@ -62,7 +74,9 @@ def softmax_by_modality(scores: jax.Array, mask: jax.Array) -> jax.Array:
 
 @pytest.mark.parametrize("softmax", [lambda scores, mask: masked_softmax(scores, mask, 1), softmax_by_modality])
 @given(seed=st.integers(0, 2**32 - 1), share=st.sampled_from([0.0, 0.5, 1.0]))
-def test_a_masked_softmax_is_softmax_over_the_mask_and_zero_elsewhere_with_finite_gradients(softmax: Any, seed: int, share: float) -> None:
+def test_a_masked_softmax_is_softmax_over_the_mask_and_zero_elsewhere_with_finite_gradients(
+    softmax: Any, seed: int, share: float
+) -> None:
     rng = np.random.default_rng(seed)
     scores, mask = (50 * rng.normal(size=(4, 6))).astype(np.float32), rng.random((4, 6)) < share
     got = np.asarray(softmax(jnp.asarray(scores), jnp.asarray(mask)))
@@ -80,7 +94,9 @@ def test_batch_norm_sees_only_the_masked_positions_and_keeps_torchs_running_stat
     x, mask = rng.normal(3.0, 2.0, size=(2, 4, 5, 3)).astype(np.float32), rng.random((2, 4, 5)) < 0.5
     norm = MaskedBatchNorm()
     variables = norm.init(jax.random.key(0), x, mask, True)
-    assert (np.asarray(variables["batch_stats"]["var"]) == 1).all(), "initialising must not update the running statistics"
+    assert (np.asarray(variables["batch_stats"]["var"]) == 1).all(), (
+        "initialising must not update the running statistics"
+    )
     got, updates = norm.apply(variables, x, mask, True, mutable=["batch_stats"])
     seen = x[mask].astype(np.float64)
     np.testing.assert_allclose(got, (x - seen.mean(0)) / np.sqrt(seen.var(0) + 1e-5), rtol=1e-4, atol=1e-4)
@@ -95,13 +111,23 @@ def test_batch_norm_sees_only_the_masked_positions_and_keeps_torchs_running_stat
     np.testing.assert_allclose(still, (x - stats["mean"]) / np.sqrt(stats["var"] + 1e-5), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize(("height", "width", "size", "stride", "padding"), [(33, 47, 7, 4, 3), (17, 9, 3, 2, 1), (16, 19, 8, 8, 0), (5, 8, 3, 1, 1)])
-def test_a_strided_convolution_and_its_gradients_are_the_compilers_own(height: int, width: int, size: int, stride: int, padding: int) -> None:
+@pytest.mark.parametrize(
+    ("height", "width", "size", "stride", "padding"),
+    [(33, 47, 7, 4, 3), (17, 9, 3, 2, 1), (16, 19, 8, 8, 0), (5, 8, 3, 1, 1)],
+)
+def test_a_strided_convolution_and_its_gradients_are_the_compilers_own(
+    height: int, width: int, size: int, stride: int, padding: int
+) -> None:
     rng = np.random.default_rng(0)
-    x, kernel = rng.normal(size=(2, height, width, 3)).astype(np.float32), rng.normal(size=(size, size, 3, 5)).astype(np.float32)
+    x, kernel = (
+        rng.normal(size=(2, height, width, 3)).astype(np.float32),
+        rng.normal(size=(size, size, 3, 5)).astype(np.float32),
+    )
 
     def theirs(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        return jax.lax.conv_general_dilated(x, kernel, (stride,) * 2, ((padding,) * 2,) * 2, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        return jax.lax.conv_general_dilated(
+            x, kernel, (stride,) * 2, ((padding,) * 2,) * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
 
     expected, pull = jax.vjp(theirs, x, kernel)
     got, mine = jax.vjp(lambda x, kernel: strided_convolution(x, kernel, stride, padding), x, kernel)
@@ -129,7 +155,9 @@ def test_chunks_change_neither_values_nor_gradients(bytes_each: int) -> None:
 def test_gelu_is_the_exact_one() -> None:
     x = np.linspace(-9, 9, 1001, dtype=np.float32)
     np.testing.assert_allclose(gelu(x), jax.nn.gelu(x, approximate=False), rtol=1e-6, atol=2e-6)
-    np.testing.assert_allclose(jax.grad(lambda y: gelu(y).sum())(x), jax.grad(lambda y: jax.nn.gelu(y, approximate=False).sum())(x), atol=2e-6)
+    np.testing.assert_allclose(
+        jax.grad(lambda y: gelu(y).sum())(x), jax.grad(lambda y: jax.nn.gelu(y, approximate=False).sum())(x), atol=2e-6
+    )
 
 
 def test_stochastic_depth_drops_each_branch_of_each_sample_at_its_rate_and_keeps_the_mean() -> None:
@@ -143,7 +171,10 @@ def test_stochastic_depth_drops_each_branch_of_each_sample_at_its_rate_and_keeps
 
 @pytest.mark.parametrize("positions", [0, 1])
 def test_batch_norm_of_too_few_positions_falls_back_to_its_running_statistics(positions: int) -> None:
-    x, mask = np.random.default_rng(0).normal(size=(1, 2, 3, 4)).astype(np.float32), np.arange(6).reshape(1, 2, 3) < positions
+    x, mask = (
+        np.random.default_rng(0).normal(size=(1, 2, 3, 4)).astype(np.float32),
+        np.arange(6).reshape(1, 2, 3) < positions,
+    )
     stats = {"mean": np.arange(4, dtype=np.float32), "var": np.arange(1, 5, dtype=np.float32)}
     variables = {"params": {"scale": np.ones(4, np.float32), "bias": np.zeros(4, np.float32)}, "batch_stats": stats}
     got, updates = MaskedBatchNorm().apply(variables, x, mask, True, mutable=["batch_stats"])

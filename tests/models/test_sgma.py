@@ -12,12 +12,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sgma_jax.config import DataConfig, MeanFusionConfig, ModelConfig, PvtV2Config, ResNetConfig, SamplingConfig, TrainConfig
-from sgma_jax.losses import cross_entropy
+from sgma_jax.config import (
+    DataConfig,
+    MeanFusionConfig,
+    ModelConfig,
+    PvtV2Config,
+    ResNetConfig,
+    SamplingConfig,
+    TrainConfig,
+)
 from sgma_jax.modalities import subsets
+from sgma_jax.models.encoders.pvt_v2 import VARIANTS, PvtV2
 from sgma_jax.models.inspection import inspect_model
-from sgma_jax.models.pvt_v2 import VARIANTS, PvtV2
-from sgma_jax.models.sgma import initial_variables, make_model
+from sgma_jax.models.network import initial_variables, make_model
+from sgma_jax.training.losses import cross_entropy
 
 CONFIG = TrainConfig(
     name="test",
@@ -49,7 +57,10 @@ def programs(encoder: str = "pvt_v2_b0"):
         )
         drawn_seen = jnp.take_along_axis(batch["available"], batch["drawn"][:, None, None, None], 1)[:, 0]
         fused = cross_entropy(outputs.logits, batch["labels"], outputs.answered)
-        return 2 * fused + cross_entropy(outputs.drawn_logits, batch["labels"], drawn_seen), (outputs.robustness, updates["batch_stats"])
+        return 2 * fused + cross_entropy(outputs.drawn_logits, batch["labels"], drawn_seen), (
+            outputs.robustness,
+            updates["batch_stats"],
+        )
 
     def predict(images, available, subset=None):
         return model.apply(variables, images, available, subset=subset)
@@ -59,7 +70,10 @@ def programs(encoder: str = "pvt_v2_b0"):
 
 def batch_of(seed: int) -> dict:
     rng = np.random.default_rng(seed)
-    images = {m: rng.normal(size=(BATCH, SIDE, SIDE, b)).astype(np.float32) for m, b in zip(("rgb", "dsm", "nir"), (3, 1, 1), strict=True)}
+    images = {
+        m: rng.normal(size=(BATCH, SIDE, SIDE, b)).astype(np.float32)
+        for m, b in zip(("rgb", "dsm", "nir"), (3, 1, 1), strict=True)
+    }
     return {
         "images": images,
         "available": np.ones((BATCH, 3, SIDE, SIDE), bool),
@@ -85,7 +99,8 @@ def test_absent_pixels_cannot_change_anything_to_the_bit(encoder: str, seed: int
     results = []
     for value in (0.0, 1e6, np.nan):
         images = {
-            m: np.where(batch["available"][:, i, ..., None], batch["images"][m], np.float32(value)) for i, m in enumerate(CONFIG.data.modalities)
+            m: np.where(batch["available"][:, i, ..., None], batch["images"][m], np.float32(value))
+            for i, m in enumerate(CONFIG.data.modalities)
         }
         results.append(jax.tree.leaves(gradient(variables["params"], {**batch, "images": images})))
     for other in results[1:]:
@@ -105,7 +120,10 @@ def test_a_modality_that_dropout_took_changes_the_mas_branch_alone(encoder: str)
     (same, _), _ = gradient(variables["params"], changed)
     assert loss == same
     drawn = {"drawn": np.array([1, 1], np.int32)}
-    assert gradient(variables["params"], {**batch, **drawn})[0][0] != gradient(variables["params"], {**changed, **drawn})[0][0]
+    assert (
+        gradient(variables["params"], {**batch, **drawn})[0][0]
+        != gradient(variables["params"], {**changed, **drawn})[0][0]
+    )
 
 
 @every_encoder
@@ -140,7 +158,9 @@ def test_where_no_sensor_is_left_there_is_no_data_and_never_nan() -> None:
     batch = batch_of(2)
     batch["available"][0] = False
     batch["available"][1, :, :32, :32] = False
-    outputs = predict({m: np.full_like(x, np.nan) for m, x in batch["images"].items()}, np.zeros_like(batch["available"]))
+    outputs = predict(
+        {m: np.full_like(x, np.nan) for m, x in batch["images"].items()}, np.zeros_like(batch["available"])
+    )
     assert np.isfinite(outputs.logits).all()
     assert not np.asarray(outputs.answered).any()
     outputs = predict(batch["images"], batch["available"])
@@ -165,7 +185,9 @@ def test_availability_per_sample_is_availability_of_all_its_pixels() -> None:
     batch = batch_of(3)
     per_sample = np.array([[True, False, True], [False, True, True]])
     per_pixel = predict(batch["images"], np.broadcast_to(per_sample[:, :, None, None], batch["available"].shape))
-    np.testing.assert_allclose(model.apply(variables, batch["images"], per_sample).logits, per_pixel.logits, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(
+        model.apply(variables, batch["images"], per_sample).logits, per_pixel.logits, rtol=1e-5, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize(
@@ -180,24 +202,34 @@ def test_every_kind_of_model_runs_at_odd_sizes(encoder: str, fusion: str, stem: 
     kinds = {"encoder": ENCODERS[encoder], "stem": stem, "magnify": magnify, "dtype": dtype} | (
         {"fusion": MeanFusionConfig()} if fusion == "mean" else {}
     )
-    config = dataclasses.replace(CONFIG, model=dataclasses.replace(CONFIG.model, **kinds), data=dataclasses.replace(CONFIG.data, bands=(3, 1, 1)))
+    config = dataclasses.replace(
+        CONFIG, model=dataclasses.replace(CONFIG.model, **kinds), data=dataclasses.replace(CONFIG.data, bands=(3, 1, 1))
+    )
     variables = jax.jit(lambda: initial_variables(config))()
     images = {m: jnp.ones((1, 45, 37, b)) for m, b in zip(config.data.modalities, config.data.bands, strict=True)}
     outputs = jax.jit(make_model(config).apply)(variables, images, jnp.ones((1, 3), bool))
     assert outputs.logits.shape == (1, 45, 37, 3)
     assert outputs.logits.dtype == jnp.float32
     assert np.isfinite(outputs.logits).all()
-    assert [r.shape[2:] for r in outputs.robustness] == [(-(-45 * magnify // s), -(-37 * magnify // s)) for s in (4, 8, 16, 32)]
+    assert [r.shape[2:] for r in outputs.robustness] == [
+        (-(-45 * magnify // s), -(-37 * magnify // s)) for s in (4, 8, 16, 32)
+    ]
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(variables["params"]))
 
 
-# Table 1 of arXiv 2106.13797 gives parameters in millions with the 1000-way classifier, which has channels x 1000 + 1000.
-@pytest.mark.parametrize(("variant", "millions"), [("b0", 3.4), ("b1", 13.1), ("b2", 25.4), ("b3", 45.2), ("b4", 62.6), ("b5", 82.0)])
+# Table 1 of arXiv 2106.13797 gives parameters in millions with the 1000-way classifier, which has channels x 1000 +
+# 1000.
+@pytest.mark.parametrize(
+    ("variant", "millions"), [("b0", 3.4), ("b1", 13.1), ("b2", 25.4), ("b3", 45.2), ("b4", 62.6), ("b5", 82.0)]
+)
 def test_every_variant_of_the_encoder_has_its_published_size(variant: str, millions: float) -> None:
     encoder = PvtV2(PvtV2Config(variant=variant), jnp.dtype("float32"))
-    shapes = jax.eval_shape(lambda: encoder.init(jax.random.key(0), jnp.zeros((1, 64, 64, 3)), jnp.ones((1, 64, 64), bool), False))
+    shapes = jax.eval_shape(
+        lambda: encoder.init(jax.random.key(0), jnp.zeros((1, 64, 64, 3)), jnp.ones((1, 64, 64), bool), False)
+    )
     count = sum(leaf.size for leaf in jax.tree.leaves(shapes)) + VARIANTS[variant].channels[-1] * 1000 + 1000
-    # The authors' checkpoints hold 3.67 and 14.01 million for b0 and b1, where the table prints 3.4 and 13.1; the others agree.
+    # The authors' checkpoints hold 3.67 and 14.01 million for b0 and b1, where the table prints 3.4 and 13.1; the
+    # others agree.
     published = {"b0": 3.67, "b1": 14.01}.get(variant, millions)
     assert abs(count / 1e6 - published) < 0.05
 
@@ -214,5 +246,6 @@ def test_inspection_finds_the_papers_figures() -> None:
     assert parts["fusion"]["parameters"] == 4_790_272
     assert 4.0e9 < parts["fusion"]["multiply_adds"] <= 5.0e9
     assert parts["encoder"]["parameters"] == 24_849_856
-    # 4.0 G for one 224 x 224 image in table 1 of arXiv 2106.13797; three images of 512 x 512 are 15.7 times the pixels, attention more.
+    # 4.0 G for one 224 x 224 image in table 1 of arXiv 2106.13797; three images of 512 x 512 are 15.7 times the pixels,
+    # attention more.
     assert parts["encoder"]["multiply_adds"] > 15.7 * 3.8e9

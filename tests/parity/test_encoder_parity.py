@@ -1,6 +1,8 @@
-"""Every variant of both encoders against transformers' models with random weights: block by block, whole, and in training.
+"""Every variant of both encoders against transformers' models with random weights: block by block, whole, and in
+training.
 
-float32, evaluated op by op: compiling the big variants whole would take minutes each. The tolerances are constants of the whole file.
+float32, evaluated op by op: compiling the big variants whole would take minutes each. The tolerances are constants
+of the whole file.
 """
 
 from __future__ import annotations
@@ -18,8 +20,8 @@ from sgma_jax.config import ModelConfig
 from sgma_jax.interop.torch_names import ENCODERS
 from sgma_jax.interop.torch_weights import import_encoder, state_dict_of
 from sgma_jax.modalities import coarsen
-from sgma_jax.models import pvt_v2, resnet
-from sgma_jax.models.sgma import make_encoder
+from sgma_jax.models.encoders import pvt_v2, resnet
+from sgma_jax.models.network import make_encoder
 
 torch = pytest.importorskip("torch", reason="the comparison with PyTorch needs it: make test-parity")
 transformers = pytest.importorskip("transformers", reason="the comparison with PyTorch needs it: make test-parity")
@@ -55,9 +57,13 @@ def theirs(name: str):
             hidden_sizes=list(variant.channels), depths=list(variant.depths), mlp_ratios=list(variant.mlp_ratios),
             num_attention_heads=list(pvt_v2.HEADS), sr_ratios=list(pvt_v2.REDUCTIONS)))  # fmt: skip
         for layer in model.encoder.layers:
-            # transformers has its layer_norm_eps, 1e-6, in all norms. The authors, whose weights these are, pass 1e-6 to the norms of
-            # blocks and stages alone: those of patches and of reduced keys keep PyTorch's 1e-5, as ours do.
-            inner = [layer.patch_embedding.layer_norm, *(b.attention.layer_norm for b in layer.blocks if b.attention.spatial_reduction_ratio > 1)]
+            # transformers has its layer_norm_eps, 1e-6, in all norms. The authors, whose weights these are, pass 1e-6
+            # to the norms of blocks and stages alone: those of patches and of reduced keys keep PyTorch's 1e-5, as ours
+            # do.
+            inner = [
+                layer.patch_embedding.layer_norm,
+                *(b.attention.layer_norm for b in layer.blocks if b.attention.spatial_reduction_ratio > 1),
+            ]
             assert all(norm.eps == 1e-6 for norm in inner)
             for norm in inner:
                 norm.eps = 1e-5
@@ -72,7 +78,8 @@ def theirs(name: str):
             if key.endswith("running_var"):
                 value.uniform_(0.5, 1.5, generator=generator)
             elif value.ndim == 1 and key.endswith("weight"):
-                # Residual branches of half the width keep the numbers of 50 blocks in a row near 1, where the tolerances mean something.
+                # Residual branches of half the width keep the numbers of 50 blocks in a row near 1, where the
+                # tolerances mean something.
                 value.normal_(0.5, 0.1, generator=generator)
             elif value.ndim == 1:
                 value.normal_(0.0, 0.1, generator=generator)
@@ -90,7 +97,9 @@ def ours(name: str, model):
 def encode(name: str, variables, x, available=None, train: bool = False):
     available = np.ones(x.shape[:3], bool) if available is None else available
     with jax.disable_jit():  # or the loops over blocks would be compiled
-        return make_encoder(ENCODERS[name], FLOAT).apply(variables, x, available, train, mutable=["batch_stats"] if train else False)
+        return make_encoder(ENCODERS[name], FLOAT).apply(
+            variables, x, available, train, mutable=["batch_stats"] if train else False
+        )
 
 
 @pytest.mark.parametrize("name", PVT)
@@ -99,9 +108,13 @@ def test_every_patch_embedding_and_block_of_pvt_v2_is_theirs(name: str) -> None:
     params = ours(name, model)["params"]
     hooks = []
     for s, layer in enumerate(model.encoder.layers):
-        hooks.append(layer.patch_embedding.register_forward_hook(lambda m, i, o, s=s: seen.append((f"stage{s}_patch", i, o))))
+        hooks.append(
+            layer.patch_embedding.register_forward_hook(lambda m, i, o, s=s: seen.append((f"stage{s}_patch", i, o)))
+        )
         for b, block in enumerate(layer.blocks):
-            hooks.append(block.register_forward_hook(lambda m, i, o, s=s, b=b: seen.append((f"stage{s}_block{b}", i, o))))
+            hooks.append(
+                block.register_forward_hook(lambda m, i, o, s=s, b=b: seen.append((f"stage{s}_block{b}", i, o)))
+            )
     with torch.no_grad():
         model(nchw(images(1)))
     for hook in hooks:
@@ -115,7 +128,9 @@ def test_every_patch_embedding_and_block_of_pvt_v2_is_theirs(name: str) -> None:
             assert mine.shape[1:3] == tuple(out[1:])
         else:
             module = pvt_v2.Block(pvt_v2.HEADS[s], pvt_v2.REDUCTIONS[s], variant.mlp_ratios[s], FLOAT)
-            own = jax.tree.map(operator.itemgetter(int(path.removeprefix(f"stage{s}_block"))), params[f"stage{s}_blocks"])
+            own = jax.tree.map(
+                operator.itemgetter(int(path.removeprefix(f"stage{s}_block"))), params[f"stage{s}_blocks"]
+            )
             mine, _ = module.apply({"params": own}, given[0].numpy().reshape(1, given[1], given[2], -1), None)
         np.testing.assert_allclose(mine.reshape(out[0].shape), out[0].numpy(), **BLOCK, err_msg=path)
 
@@ -165,8 +180,9 @@ def test_the_four_maps_of_every_encoder_are_theirs_at_odd_sizes(name: str, batch
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet34"])
 def test_resnet_in_training_gives_their_maps_and_their_running_statistics(name: str) -> None:
-    """The bigger ones block by block, above: 50 normalisations in a row, the last over 36 positions, amplify float32's rounding so far
-    that PyTorch's own maps of ResNet-50 and 101 lie 2e-4 and 1e-3 from what it gives in float64."""
+    """The bigger ones block by block, above: 50 normalisations in a row, the last over 36 positions, amplify
+    float32's rounding so far that PyTorch's own maps of ResNet-50 and 101 lie 2e-4 and 1e-3 from what it gives in
+    float64."""
     model, variables = theirs(name), ours(name, theirs(name))
     before = {k: v.clone() for k, v in model.state_dict().items()}
     x = images(3)

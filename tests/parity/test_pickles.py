@@ -27,7 +27,11 @@ class Hostile:
         return open, (str(self.path), "w")
 
 
-WEIGHTS = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.ones(2, dtype=torch.bfloat16), "count": torch.tensor(7)}
+WEIGHTS = {
+    "a.weight": torch.arange(6.0).reshape(2, 3),
+    "a.bias": torch.ones(2, dtype=torch.bfloat16),
+    "count": torch.tensor(7),
+}
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".pt", ".bin"])
@@ -73,7 +77,9 @@ def test_a_damaged_file_is_refused(tmp_path: Path, content: bytes) -> None:
         read_state_dict(tmp_path / "x.pt")
 
 
-@pytest.mark.parametrize("held", [torch.ones(3), [torch.ones(3)], {"a": 1}, {"state_dict": {"a": [1]}}, {1: torch.ones(2)}])
+@pytest.mark.parametrize(
+    "held", [torch.ones(3), [torch.ones(3)], {"a": 1}, {"state_dict": {"a": [1]}}, {1: torch.ones(2)}]
+)
 def test_what_is_no_dict_of_tensors_is_refused(tmp_path: Path, held: object) -> None:
     torch.save(held, tmp_path / "x.bin")
     with pytest.raises(InputError, match=r"x.bin.*state_dict\(\)"):

@@ -1,4 +1,5 @@
-"""Our network and training step against the PyTorch reference of experiments/torch_baseline, from the same weights and batches."""
+"""Our network and training step against the PyTorch reference of experiments/torch_baseline, from the same weights
+and batches."""
 
 from __future__ import annotations
 
@@ -10,16 +11,24 @@ import numpy as np
 import optax
 import pytest
 
-from sgma_jax.config import DataConfig, MeanFusionConfig, ModelConfig, OptimizerConfig, PvtV2Config, SamplingConfig, TrainConfig
+from sgma_jax.config import (
+    DataConfig,
+    MeanFusionConfig,
+    ModelConfig,
+    OptimizerConfig,
+    PvtV2Config,
+    SamplingConfig,
+    TrainConfig,
+)
 from sgma_jax.config import SemanticGuidedFusionConfig as SgfConfig
 from sgma_jax.interop import torch_weights
-from sgma_jax.models.fusion import SemanticGuidedFusion
+from sgma_jax.models.fusions.semantic_guided import SemanticGuidedFusion
 from sgma_jax.models.head import AllMlpHead
-from sgma_jax.models.sgma import make_model
-from sgma_jax.optimization import learning_rate, optimizer
+from sgma_jax.models.network import make_model
 from sgma_jax.sharding import make_mesh, put_batch
 from sgma_jax.structs import Batch
-from sgma_jax.training_step import make_train_step, state_initializer
+from sgma_jax.training.optimization import learning_rate, optimizer
+from sgma_jax.training.step import make_train_step, state_initializer
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed; make test-parity installs it")
 
@@ -39,7 +48,9 @@ FORMS = (torch_fusion.SemanticGuidedFusion, CheapSemanticGuidedFusion)
 def close(got, want, tolerance: float, name: str = "") -> None:
     """Equal to a tolerance that is relative to the largest value, and absolute where that is below 1."""
     got, want = (x.detach().numpy() if isinstance(x, torch.Tensor) else np.asarray(x) for x in (got, want))
-    np.testing.assert_allclose(got, want, rtol=tolerance, atol=tolerance * max(1.0, float(np.abs(want).max(initial=0.0))), err_msg=name)
+    np.testing.assert_allclose(
+        got, want, rtol=tolerance, atol=tolerance * max(1.0, float(np.abs(want).max(initial=0.0))), err_msg=name
+    )
 
 
 def channels_first(x) -> np.ndarray:
@@ -72,12 +83,14 @@ def patchy(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
     return available
 
 
-# --- one scale of the fusion ---------------------------------------------------------------------------------------------
+# --- one scale of the fusion
+# ---------------------------------------------------------------------------------------------
 
 
 @functools.cache
 def fusion_at(channels: int, side: int, classes: int, norm: str):
-    """Our fusion's results and gradients at one scale, with what went into them; compiled once for both forms of the reference."""
+    """Our fusion's results and gradients at one scale, with what went into them; compiled once for both forms of the
+    reference."""
     rng = np.random.default_rng(channels)
     model = SemanticGuidedFusion(SgfConfig(prototype_norm=norm), MODALITIES, classes, jnp.dtype("float32"))
     features = rng.normal(size=(2, 3, side, side + 1, channels)).astype(np.float32)
@@ -91,7 +104,9 @@ def fusion_at(channels: int, side: int, classes: int, norm: str):
     def run(params, features):
         def scalar(params, features):
             out = model.apply({"params": params}, features, available, None, drawn, drawn_available)
-            return (out.features * weights).sum() + (out.drawn_features * weights).sum() + (out.robustness**2).sum(), out
+            return (out.features * weights).sum() + (out.drawn_features * weights).sum() + (
+                out.robustness**2
+            ).sum(), out
 
         return jax.grad(scalar, (0, 1), has_aux=True)(params, features)
 
@@ -100,11 +115,20 @@ def fusion_at(channels: int, side: int, classes: int, norm: str):
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(
-    ("channels", "side", "classes", "norm"), [(32, 16, 5, "softmax"), (64, 8, 5, "softmax"), (160, 4, 20, "softmax"), (256, 3, 5, "none")]
+    ("channels", "side", "classes", "norm"),
+    [(32, 16, 5, "softmax"), (64, 8, 5, "softmax"), (160, 4, 20, "softmax"), (256, 3, 5, "none")],
 )
-def test_fusion_robustness_and_gradients_of_every_scale_are_pytorchs(form, channels: int, side: int, classes: int, norm: str) -> None:
-    params, features, available, drawn, drawn_available, weights, (gradients, want) = fusion_at(channels, side, classes, norm)
-    module = load(form(SgfConfig(prototype_norm=norm), channels, MODALITIES, classes), "fusion.0.", {"params": {"fusion_0": params}})
+def test_fusion_robustness_and_gradients_of_every_scale_are_pytorchs(
+    form, channels: int, side: int, classes: int, norm: str
+) -> None:
+    params, features, available, drawn, drawn_available, weights, (gradients, want) = fusion_at(
+        channels, side, classes, norm
+    )
+    module = load(
+        form(SgfConfig(prototype_norm=norm), channels, MODALITIES, classes),
+        "fusion.0.",
+        {"params": {"fusion_0": params}},
+    )
     x = tensor(channels_first(features)).requires_grad_()
     got = module(x, tensor(available), MODALITIES, tensor(drawn).long(), tensor(drawn_available))
     close(got.features, channels_first(want.features), 1e-5, "features")
@@ -118,7 +142,8 @@ def test_fusion_robustness_and_gradients_of_every_scale_are_pytorchs(form, chann
         close(parameter.grad, wanted[f"fusion.0.{name}"], 1e-4, name)
 
 
-# --- head ------------------------------------------------------------------------------------------------------------------
+# --- head
+# ------------------------------------------------------------------------------------------------------------------
 
 
 def test_head_and_its_running_statistics_are_pytorchs() -> None:
@@ -128,11 +153,18 @@ def test_head_and_its_running_statistics_are_pytorchs() -> None:
     mask = rng.random((3, 9, 11)) < 0.7
     model = AllMlpHead(4, 24, 0.0, jnp.dtype("float32"))
     variables = model.init(jax.random.key(0), maps, mask, False)
-    stats = {"norm": {"mean": rng.normal(size=24).astype(np.float32), "var": rng.uniform(0.5, 2, 24).astype(np.float32)}}
+    stats = {
+        "norm": {"mean": rng.normal(size=24).astype(np.float32), "var": rng.uniform(0.5, 2, 24).astype(np.float32)}
+    }
     variables = {"params": variables["params"], "batch_stats": stats}
     module = load(torch_head.AllMlpHead(channels, 4, 24, 0.0), "head.", {k: {"head": v} for k, v in variables.items()})
     inputs = [tensor(channels_first(m)) for m in maps]
-    close(module.eval()(inputs, tensor(mask)), channels_first(model.apply(variables, maps, mask, False)), 1e-5, "evaluation")
+    close(
+        module.eval()(inputs, tensor(mask)),
+        channels_first(model.apply(variables, maps, mask, False)),
+        1e-5,
+        "evaluation",
+    )
     want, updates = model.apply(variables, maps, mask, True, mutable=["batch_stats"])
     close(module.train()(inputs, tensor(mask)), channels_first(want), 1e-5, "training")
     close(module.norm.running_mean, updates["batch_stats"]["norm"]["mean"], 1e-5, "running mean")
@@ -142,13 +174,18 @@ def test_head_and_its_running_statistics_are_pytorchs() -> None:
 def test_masked_statistics_are_pytorchs_own_where_nothing_is_masked() -> None:
     """The reference's BatchNorm is hand-written for the mask, so it is itself held against PyTorch's."""
     rng = np.random.default_rng(1)
-    x, ours, theirs = tensor(rng.normal(size=(3, 6, 5, 4)).astype(np.float32)), torch_head.MaskedBatchNorm2d(6), torch.nn.BatchNorm2d(6)
+    x, ours, theirs = (
+        tensor(rng.normal(size=(3, 6, 5, 4)).astype(np.float32)),
+        torch_head.MaskedBatchNorm2d(6),
+        torch.nn.BatchNorm2d(6),
+    )
     close(ours(x, torch.ones(3, 5, 4, dtype=torch.bool)), theirs(x), 1e-6)
     close(ours.running_mean, theirs.running_mean, 1e-6)
     close(ours.running_var, theirs.running_var, 1e-6)
 
 
-# --- the whole network and ten steps -------------------------------------------------------------------------------------
+# --- the whole network and ten steps
+# -------------------------------------------------------------------------------------
 
 
 CONFIGS = {
@@ -165,7 +202,11 @@ CONFIGS = {
         name="mean",
         data=DataConfig(modalities=MODALITIES, bands=(3, 1, 4), classes=("a", "b", "c"), crop=64, batch_size=2),
         model=ModelConfig(
-            encoder=PvtV2Config(variant="b0", drop_path_rate=0.0), fusion=MeanFusionConfig(), stem="linear", head_width=32, head_dropout=0.0
+            encoder=PvtV2Config(variant="b0", drop_path_rate=0.0),
+            fusion=MeanFusionConfig(),
+            stem="linear",
+            head_width=32,
+            head_dropout=0.0,
         ),
         sampling=None,
         optimizer=OptimizerConfig(clip_norm=1e9, peak_learning_rate=1e-3),
@@ -175,7 +216,8 @@ CONFIGS = {
 
 
 def batch_of(config: TrainConfig, seed: int, height: int = 64, width: int = 64) -> Batch:
-    """Per-pixel availability, modality dropout, draws of sensors that dropout took, labels that are partly ignored, NaN where absent."""
+    """Per-pixel availability, modality dropout, draws of sensors that dropout took, labels that are partly ignored,
+    NaN where absent."""
     rng = np.random.default_rng(seed)
     available = patchy(rng, (2, 3, height, width))
     images = {}
@@ -190,7 +232,8 @@ def batch_of(config: TrainConfig, seed: int, height: int = 64, width: int = 64) 
 
 @functools.cache
 def trained(name: str):
-    """Our ten steps, by the very step of `sgma train`: first variables, losses, what Adam held after step one, last state."""
+    """Our ten steps, by the very step of `sgma train`: first variables, losses, what Adam held after step one, last
+    state."""
     config, mesh = CONFIGS[name], make_mesh(1)
     initialise, shapes = state_initializer(config, mesh)
     state, step = initialise(), make_train_step(config, mesh, shapes)
@@ -201,7 +244,12 @@ def trained(name: str):
         losses.append({k: float(v) for k, v in report.losses.items()})
         if i == 0:
             first_moment = jax.tree.map(np.asarray, optax.tree.get(state.opt_state, "mu"))
-    return first, losses, first_moment, jax.tree.map(np.asarray, {"params": state.params, "batch_stats": state.batch_stats})
+    return (
+        first,
+        losses,
+        first_moment,
+        jax.tree.map(np.asarray, {"params": state.params, "batch_stats": state.batch_stats}),
+    )
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -216,7 +264,8 @@ def test_ten_optimiser_steps_are_pytorchs(name: str) -> None:
         got, _ = torch_optimization.train_step(config, model, list(model.parameters()), adamw, batch, rate(i))
         assert got.keys() == want.keys()
         for what in want:
-            # Adam's first updates are the gradient's signs, rounding or not, and the norm of the gradient feels that sooner than a loss does.
+            # Adam's first updates are the gradient's signs, rounding or not, and the norm of the gradient feels that
+            # sooner than a loss does.
             tolerance = 1e-3 if what == "gradient_norm" and i > 0 else 1e-4
             assert float(got[what]) == pytest.approx(want[what], rel=tolerance), f"{what} of step {i}"
         if i == 0:  # Adam's first moment is then a tenth of the clipped gradient
@@ -224,15 +273,20 @@ def test_ten_optimiser_steps_are_pytorchs(name: str) -> None:
             largest = max(float(np.abs(m).max()) for m in moments.values())
             for parameter_name, parameter in model.named_parameters():
                 moment = adamw.state[parameter]["exp_avg"].numpy()
-                np.testing.assert_allclose(moment, moments[parameter_name], rtol=1e-3, atol=1e-5 * largest, err_msg=parameter_name)
+                np.testing.assert_allclose(
+                    moment, moments[parameter_name], rtol=1e-3, atol=1e-5 * largest, err_msg=parameter_name
+                )
     for statistic in ("running_mean", "running_var"):
-        close(model.get_buffer(f"head.norm.{statistic}"), state_dict_of(last)[f"head.norm.{statistic}"], 2e-4, statistic)
+        close(
+            model.get_buffer(f"head.norm.{statistic}"), state_dict_of(last)[f"head.norm.{statistic}"], 2e-4, statistic
+        )
 
 
 @pytest.mark.parametrize("name", CONFIGS)
 @pytest.mark.parametrize("form", FORMS)
 def test_prediction_of_any_subset_is_pytorchs(name: str, form) -> None:
-    """After training, at a size that is no multiple of 32: logits of both branches, robustness maps, and where there is an answer."""
+    """After training, at a size that is no multiple of 32: logits of both branches, robustness maps, and where there
+    is an answer."""
     config, variables = CONFIGS[name], trained(name)[3]
     module = load(TorchSgma(config, form), "", variables).eval()
     batch = batch_of(config, 0, 72, 56)
@@ -263,25 +317,32 @@ def predictions(name: str):
     return predict(variables, batch)
 
 
-# --- optimiser -------------------------------------------------------------------------------------------------------------
+# --- optimiser
+# -------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("steps", "warmup"), [(100, 10), (7, 0)])
 def test_the_schedule_is_the_same(steps: int, warmup: int) -> None:
     config = OptimizerConfig()
     ours, theirs = learning_rate(config, steps, warmup), torch_optimization.learning_rate(config, steps, warmup)
-    np.testing.assert_allclose([theirs(i) for i in range(steps + 1)], [float(ours(i)) for i in range(steps + 1)], rtol=1e-5, atol=1e-12)
+    np.testing.assert_allclose(
+        [theirs(i) for i in range(steps + 1)], [float(ours(i)) for i in range(steps + 1)], rtol=1e-5, atol=1e-12
+    )
 
 
 @pytest.mark.parametrize("scale", [1e-9, 1e-3, 1.0, 1e3])
 def test_clipping_and_adamw_are_the_same_for_gradients_of_any_size(scale: float) -> None:
     """Tiny gradients show where Adam's epsilon stands; large ones that clipping divides by the norm alone."""
     rng, config = np.random.default_rng(0), OptimizerConfig(peak_learning_rate=1e-2)
-    params = {"a": {"kernel": rng.normal(size=(5, 4)).astype(np.float32), "bias": rng.normal(size=4).astype(np.float32)}}
+    params = {
+        "a": {"kernel": rng.normal(size=(5, 4)).astype(np.float32), "bias": rng.normal(size=4).astype(np.float32)}
+    }
     tx = optimizer(config, 100, 0)
     state, ours = tx.init(params), params
     module = torch.nn.Linear(4, 5)
-    module.load_state_dict({"weight": tensor(params["a"]["kernel"]), "bias": torch.cat([tensor(params["a"]["bias"]), torch.zeros(1)])})
+    module.load_state_dict(
+        {"weight": tensor(params["a"]["kernel"]), "bias": torch.cat([tensor(params["a"]["bias"]), torch.zeros(1)])}
+    )
     adamw = torch_optimization.make_optimizer(config, module)
     rate = torch_optimization.learning_rate(config, 100, 0)
     for i in range(3):
@@ -296,5 +357,9 @@ def test_clipping_and_adamw_are_the_same_for_gradients_of_any_size(scale: float)
             group["lr"] = rate(i)
         adamw.step()
     # Three updates of about the learning rate; optax takes 1 - 0.999^t in float32, which is good to 3e-5 of an update.
-    np.testing.assert_allclose(module.weight.detach(), ours["a"]["kernel"], rtol=1e-6, atol=1e-4 * config.peak_learning_rate)
-    np.testing.assert_allclose(module.bias.detach()[:4], ours["a"]["bias"], rtol=1e-6, atol=1e-4 * config.peak_learning_rate)
+    np.testing.assert_allclose(
+        module.weight.detach(), ours["a"]["kernel"], rtol=1e-6, atol=1e-4 * config.peak_learning_rate
+    )
+    np.testing.assert_allclose(
+        module.bias.detach()[:4], ours["a"]["bias"], rtol=1e-6, atol=1e-4 * config.peak_learning_rate
+    )

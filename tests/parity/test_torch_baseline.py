@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from data_prep.synthetic import Options, convert_city
-from sgma_jax.reporting.metrics_log import read_metrics
+from sgma_jax.runs.metrics_log import read_metrics
 from sgma_jax.structs import Outputs
-from sgma_jax.training_step import robustness_report
+from sgma_jax.training.step import robustness_report
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed; make test-parity installs it")
 
@@ -57,7 +57,9 @@ def run(monkeypatch: pytest.MonkeyPatch, module, *arguments: object) -> int:
 
 
 @pytest.mark.parametrize("kind", PRESETS)
-def test_the_baseline_trains_and_leaves_what_sgma_leaves(kind: str, city: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+def test_the_baseline_trains_and_leaves_what_sgma_leaves(
+    kind: str, city: Path, tmp_path: Path, monkeypatch, capsys
+) -> None:
     preset, folder = tmp_path / "preset.py", tmp_path / "run"
     preset.write_text(PRESETS[kind])
     assert run(monkeypatch, train, preset, "--workdir", folder, "--data.path", city) == 0
@@ -72,7 +74,18 @@ def test_the_baseline_trains_and_leaves_what_sgma_leaves(kind: str, city: Path, 
     report = json.loads((folder / "evaluation" / "test.json").read_text())
     assert [row["modalities"] for row in report["subsets"]] == [["rgb"], ["dsm"], ["rgb", "dsm"]]
     assert all(0 <= row["miou"] <= 1 and 0 < row["coverage"] <= 1 for row in report["subsets"])
-    assert set(report) == {"split", "modalities", "classes", "missing", "subsets", "average", "top1", "last1", "bernoulli", "provenance"}
+    assert set(report) == {
+        "split",
+        "modalities",
+        "classes",
+        "missing",
+        "subsets",
+        "average",
+        "top1",
+        "last1",
+        "bernoulli",
+        "provenance",
+    }
     assert report["provenance"]["checkpoint_step"] == 12
     assert "torch" in report["provenance"]["versions"]
 
@@ -91,6 +104,8 @@ def test_what_the_sampling_table_is_told_is_what_sgma_tells_it() -> None:
     sees = tuple(rng.random((4, 3, n, n)) < 0.6 for n in (8, 4, 2, 1))
     robustness = tuple(np.where(s, rng.random(s.shape), 0).astype(np.float32) for s in sees)
     want = robustness_report(Outputs(None, None, robustness, sees, None, {}))
-    got = sampling_report(Outputs(None, None, tuple(map(torch.from_numpy, robustness)), tuple(map(torch.from_numpy, sees)), None, {}))
+    got = sampling_report(
+        Outputs(None, None, tuple(map(torch.from_numpy, robustness)), tuple(map(torch.from_numpy, sees)), None, {})
+    )
     np.testing.assert_allclose(got[0], want[0], rtol=1e-6, atol=1e-7)
     np.testing.assert_array_equal(got[1], want[1])

@@ -21,7 +21,10 @@ from sgma_jax.prediction.scene import Scene, Sensor, check_files, list_files
 from sgma_jax.prediction.windows import ONE, Answers, Labels
 
 ORIGIN = from_origin(500_000, 5_000_000, 1.0, 1.0)
-SENSORS = (Modality("rgb", 3, "", "uint8", (100.0,) * 3, (50.0,) * 3), Modality("dsm", 1, "", "float32", (10.0,), (5.0,)))
+SENSORS = (
+    Modality("rgb", 3, "", "uint8", (100.0,) * 3, (50.0,) * 3),
+    Modality("dsm", 1, "", "float32", (10.0,), (5.0,)),
+)
 
 
 class LocalModel:
@@ -30,11 +33,15 @@ class LocalModel:
     Beyond its window it sees zeros, as a convolution does.
     """
 
-    def __init__(self, sensors: tuple[str, ...] = ("rgb", "dsm"), *, window: int = 64, batch: int = 3, reach: int = 4) -> None:
+    def __init__(
+        self, sensors: tuple[str, ...] = ("rgb", "dsm"), *, window: int = 64, batch: int = 3, reach: int = 4
+    ) -> None:
         given = tuple(m for m in SENSORS if m.name in sensors)
         bits = tuple(i for i, m in enumerate(SENSORS) if m.name in sensors)
         layers = tuple(f"robustness {m.name}" for m in given)
-        self.labels = Labels(given, bits, ("ground", "building", "tree"), ((255, 255, 255), (0, 0, 255), (0, 255, 0)), layers)
+        self.labels = Labels(
+            given, bits, ("ground", "building", "tree"), ((255, 255, 255), (0, 0, 255), (0, 255, 0)), layers
+        )
         self.window, self.batch, self.reach = window, batch, reach
         self.identity: dict[str, Any] = {"run": "local", "reach": reach}
         self.calls: list[tuple[int, ...]] = []
@@ -46,7 +53,9 @@ class LocalModel:
 
     def one(self, images: dict[str, np.ndarray], available: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The answer for one image of any size."""
-        values = np.stack([np.where(mask, images[m.name].mean(-1), 0) for m, mask in zip(self.labels.sensors, available, strict=True)])
+        values = np.stack(
+            [np.where(mask, images[m.name].mean(-1), 0) for m, mask in zip(self.labels.sensors, available, strict=True)]
+        )
         count = available.sum(0)
         mean = values.sum(0) / np.maximum(count, 1)
         smooth = ndimage.uniform_filter(mean.astype(np.float64), 2 * self.reach + 1, mode="constant")
@@ -58,11 +67,25 @@ class LocalModel:
         return probabilities, robustness, used
 
 
-def save(path: Path, values: np.ndarray, *, crs: str | None = "EPSG:32632", transform: Affine = ORIGIN, mask: Any = None, **more: Any) -> Path:
+def save(
+    path: Path,
+    values: np.ndarray,
+    *,
+    crs: str | None = "EPSG:32632",
+    transform: Affine = ORIGIN,
+    mask: Any = None,
+    **more: Any,
+) -> Path:
     """Write values [bands, rows, columns] or [rows, columns]."""
     values = values if values.ndim == 3 else values[None]
     path.parent.mkdir(parents=True, exist_ok=True)
-    profile = {"driver": "GTiff", "count": len(values), "height": values.shape[1], "width": values.shape[2], "dtype": values.dtype}
+    profile = {
+        "driver": "GTiff",
+        "count": len(values),
+        "height": values.shape[1],
+        "width": values.shape[2],
+        "dtype": values.dtype,
+    }
     with rasterio.open(path, "w", **profile, crs=crs, transform=transform, **more) as file:
         file.write(values)
         if mask is not None:
@@ -85,11 +108,18 @@ def opened(model: LocalModel, files: dict[str, Any], options: PredictOptions = P
     with contextlib.closing(Rasters()) as rasters:
         for modality in model.labels.sensors:
             given = files[modality.name]
-            sensor = Sensor(modality, list_files(modality.name, given if isinstance(given, list) else [given]), (), False)
+            sensor = Sensor(
+                modality, list_files(modality.name, given if isinstance(given, list) else [given]), (), False
+            )
             check_files(rasters, sensor)
             sensors.append(sensor)
         grid = reference_grid(
-            rasters, {s.modality.name: s.files for s in sensors}, options.grid or next(iter(files)), options.crs, options.resolution, options.bounds
+            rasters,
+            {s.modality.name: s.files for s in sensors},
+            options.grid or next(iter(files)),
+            options.crs,
+            options.resolution,
+            options.bounds,
         )
         scene = Scene(sensors, grid)
     try:

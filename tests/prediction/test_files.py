@@ -21,7 +21,9 @@ Files = dict[str, Path]
 
 
 @pytest.mark.parametrize("cog", [False, True])
-def test_a_map_of_several_bands_keeps_names_colours_nodata_and_place(cog: bool, city_files: Files, tmp_path: Path) -> None:
+def test_a_map_of_several_bands_keeps_names_colours_nodata_and_place(
+    cog: bool, city_files: Files, tmp_path: Path
+) -> None:
     out = tmp_path / "map.tif"
     predict(LocalModel(), city_files, out, confidence=True, used=True, cog=cog, probabilities=tmp_path / "p.tif")
     with rasterio.open(out) as file:
@@ -47,13 +49,21 @@ def test_gdalinfo_finds_place_names_colours_and_nodata(cog: bool, city_files: Fi
     if shutil.which("gdalinfo") is None:
         pytest.skip("gdalinfo is not installed: apt-get install gdal-bin")
     out = predict(LocalModel(), city_files, tmp_path / "map.tif", confidence=True, used=True, cog=cog)
-    said = json.loads(subprocess.run(["gdalinfo", "-json", "-checksum", str(out)], capture_output=True, text=True, check=True).stdout)
+    said = json.loads(
+        subprocess.run(["gdalinfo", "-json", "-checksum", str(out)], capture_output=True, text=True, check=True).stdout
+    )
     with rasterio.open(out) as file:
         assert said["size"] == [file.width, file.height]
         assert said["geoTransform"] == list(file.transform.to_gdal())
         assert [band["checksum"] for band in said["bands"]] == [file.checksum(i) for i in file.indexes]
     assert 'ID["EPSG",32632]' in said["coordinateSystem"]["wkt"]
-    assert [band["description"] for band in said["bands"]] == ["class", "confidence", "used sensors", "robustness rgb", "robustness dsm"]
+    assert [band["description"] for band in said["bands"]] == [
+        "class",
+        "confidence",
+        "used sensors",
+        "robustness rgb",
+        "robustness dsm",
+    ]
     assert {band["noDataValue"] for band in said["bands"]} == {255}
     classes, _, used = said["bands"][:3]
     assert classes["colorTable"]["entries"][:3] == [[255, 255, 255, 255], [0, 0, 255, 255], [0, 255, 0, 255]]
@@ -63,7 +73,12 @@ def test_gdalinfo_finds_place_names_colours_and_nodata(cog: bool, city_files: Fi
 
 
 def test_a_map_of_classes_alone_holds_its_colours_itself(tmp_path: Path) -> None:
-    out = predict(NoRobustness(("dsm",)), {"dsm": save(tmp_path / "dsm.tif", city(600, 300)["dsm"])}, tmp_path / "map.tif", cog=True)
+    out = predict(
+        NoRobustness(("dsm",)),
+        {"dsm": save(tmp_path / "dsm.tif", city(600, 300)["dsm"])},
+        tmp_path / "map.tif",
+        cog=True,
+    )
     with rasterio.open(out) as file:
         assert file.count == 1
         assert file.colormap(1)[1] == (0, 0, 255, 255)
@@ -107,7 +122,9 @@ def test_polygons_go_to_a_geopackage_with_class_and_area(city_files: Files, tmp_
     shapely = pytest.importorskip("shapely")
     with pytest.raises(InputError, match="no class 'lake'"):
         predict(LocalModel(), city_files, tmp_path / "map.tif", polygons=("lake=a.gpkg",))
-    out = predict(LocalModel(), city_files, tmp_path / "map.tif", polygons=(str(tmp_path / "building.gpkg"),), overwrite=True)
+    out = predict(
+        LocalModel(), city_files, tmp_path / "map.tif", polygons=(str(tmp_path / "building.gpkg"),), overwrite=True
+    )
     with rasterio.open(out) as file:
         building = file.read(1) == 1
         crs, transform = file.crs, file.transform
@@ -123,7 +140,9 @@ def test_polygons_go_to_a_geopackage_with_class_and_area(city_files: Files, tmp_
     assert (drawn.astype(bool) != building).mean() < 0.1  # simplified by at most a pixel at the edges
 
 
-def test_polygons_without_their_packages_are_one_line(city_files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_polygons_without_their_packages_are_one_line(
+    city_files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "pyogrio", None)
     with pytest.raises(InputError, match=r"--polygons needs the package pyogrio.*pip install"):
         predict(LocalModel(), city_files, tmp_path / "map.tif", polygons=("building.gpkg",))
@@ -150,7 +169,14 @@ print(peak_resident() // 1024)
 def peak_kilobytes(folder: Path, height: int, width: int) -> int:
     """Peak resident set of a process that predicts a scene of this size."""
     for name, count, dtype in (("rgb", 3, "uint8"), ("dsm", 1, "float32")):
-        profile = {"driver": "GTiff", "count": count, "height": height, "width": width, "dtype": dtype, "crs": "EPSG:32632"}
+        profile = {
+            "driver": "GTiff",
+            "count": count,
+            "height": height,
+            "width": width,
+            "dtype": dtype,
+            "crs": "EPSG:32632",
+        }
         place = {"transform": rasterio.transform.from_origin(0, 0, 1, 1), "tiled": True, "compress": "deflate"}
         folder.mkdir(exist_ok=True)
         with rasterio.open(folder / f"{name}.tif", "w", **profile, **place) as file:
@@ -158,7 +184,9 @@ def peak_kilobytes(folder: Path, height: int, width: int) -> int:
             for row in range(0, height, 256):
                 rows = min(256, height - row)
                 file.write(block[:, :rows], window=rasterio.windows.Window(0, row, width, rows))
-    done = subprocess.run([sys.executable, "-c", PEAK, str(folder)], capture_output=True, text=True, timeout=1200, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", PEAK, str(folder)], capture_output=True, text=True, timeout=1200, check=True
+    )
     return int(done.stdout.split()[-1])
 
 

@@ -20,7 +20,9 @@ class ScaleModel(LocalModel):
     def __init__(self) -> None:
         super().__init__()
         given = self.labels
-        layers = tuple(f"robustness {sensor.name} stride {stride}" for sensor in given.sensors for stride in (4, 8, 16, 32))
+        layers = tuple(
+            f"robustness {sensor.name} stride {stride}" for sensor in given.sensors for stride in (4, 8, 16, 32)
+        )
         self.labels = type(given)(given.sensors, given.bits, given.classes, given.palette, layers)
 
     def one(self, images, available):

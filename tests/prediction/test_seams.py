@@ -24,7 +24,9 @@ def read(path: Path) -> np.ndarray:
 
 
 @given(size=st.integers(1, 700), cells=st.integers(1, 8), share=st.integers(0, 4))
-def test_weights_of_all_windows_add_up_to_one_at_every_pixel_and_units_cover_every_row_once(size: int, cells: int, share: int) -> None:
+def test_weights_of_all_windows_add_up_to_one_at_every_pixel_and_units_cover_every_row_once(
+    size: int, cells: int, share: int
+) -> None:
     window = 32 * cells
     tiling = Tiling(size, 1, window, min(32 * share, window // 2 // 32 * 32))
     total = np.zeros(size + 2 * window, int)

@@ -29,8 +29,17 @@ def test_far_inside_a_hole_is_the_run_without_the_sensor_and_far_outside_the_run
     holed[:, 160:] = np.nan
     model = LocalModel(window=64)
     full = bands(predict(model, whole, tmp_path / "full.tif", overlap=32, confidence=True))
-    hole = predict(model, {**whole, "dsm": save(tmp_path / "hole.tif", holed)}, tmp_path / "map.tif", overlap=32, used=True, confidence=True)
-    without = predict(LocalModel(("rgb",), window=64), {"rgb": whole["rgb"]}, tmp_path / "rgb_map.tif", overlap=32, confidence=True)
+    hole = predict(
+        model,
+        {**whole, "dsm": save(tmp_path / "hole.tif", holed)},
+        tmp_path / "map.tif",
+        overlap=32,
+        used=True,
+        confidence=True,
+    )
+    without = predict(
+        LocalModel(("rgb",), window=64), {"rgb": whole["rgb"]}, tmp_path / "rgb_map.tif", overlap=32, confidence=True
+    )
     got = bands(hole)
     np.testing.assert_array_equal(got[:2, : 160 - 64], full[:2, : 160 - 64])
     np.testing.assert_array_equal(got[:2, 160 + 64 :], bands(without)[:2, 160 + 64 :])
@@ -43,7 +52,13 @@ def test_where_no_sensor_has_a_pixel_there_is_no_answer_and_nothing_is_computed(
     values = city(400, 64)["dsm"]
     values[:, 100:300] = -9999
     model = LocalModel(("dsm",), window=64, batch=1)
-    out = predict(model, {"dsm": save(tmp_path / "dsm.tif", values, nodata=-9999)}, tmp_path / "map.tif", overlap=0, confidence=True)
+    out = predict(
+        model,
+        {"dsm": save(tmp_path / "dsm.tif", values, nodata=-9999)},
+        tmp_path / "map.tif",
+        overlap=0,
+        confidence=True,
+    )
     got = bands(out)
     expected = np.zeros((400, 64), bool)
     expected[100:300] = True
@@ -73,7 +88,13 @@ def test_tiles_of_one_sensor_are_the_raster_that_they_were_cut_from(city_files: 
     for row in range(0, 200, 70):
         for column in range(0, 170, 90):
             place = from_origin(EAST + column, NORTH - row, 1, 1)
-            tiles.append(save(tmp_path / "tiles" / f"{row}_{column}.tif", rgb[:, row : row + 70, column : column + 90], transform=place))
+            tiles.append(
+                save(
+                    tmp_path / "tiles" / f"{row}_{column}.tif",
+                    rgb[:, row : row + 70, column : column + 90],
+                    transform=place,
+                )
+            )
     whole = predict(LocalModel(), city_files, tmp_path / "map.tif")
     for given in (tiles, tmp_path / "tiles"):
         cut = predict(LocalModel(), {**city_files, "rgb": given}, tmp_path / "cut.tif", overwrite=True)
@@ -86,10 +107,19 @@ def test_a_sensor_of_another_resolution_crs_and_extent_lands_in_its_place(tmp_pa
     rgb = np.full((3, 100, 100), 100, np.uint8)
     step = 1e-5  # degrees, about a metre
     lon, lat = (v[0] for v in rasterio.warp.transform("EPSG:32632", "EPSG:4326", [EAST + 50], [NORTH - 100]))
-    height = save(tmp_path / "dsm.tif", np.full((60, 60), 20, np.float32), crs="EPSG:4326", transform=from_origin(lon, lat + 30 * step, step, step))
-    out = predict(LocalModel(window=32), {"rgb": save(tmp_path / "rgb.tif", rgb), "dsm": height}, tmp_path / "map.tif", used=True)
+    height = save(
+        tmp_path / "dsm.tif",
+        np.full((60, 60), 20, np.float32),
+        crs="EPSG:4326",
+        transform=from_origin(lon, lat + 30 * step, step, step),
+    )
+    out = predict(
+        LocalModel(window=32), {"rgb": save(tmp_path / "rgb.tif", rgb), "dsm": height}, tmp_path / "map.tif", used=True
+    )
     used = bands(out)[1]
-    assert (used[75:, 52:95] == 3).all()  # south-east quarter: 30 steps north of the southern edge are 33 m, east of the middle
+    assert (
+        used[75:, 52:95] == 3
+    ).all()  # south-east quarter: 30 steps north of the southern edge are 33 m, east of the middle
     assert (used[:60] == 1).all()
     assert (used[:, :49] == 1).all()
 
@@ -98,11 +128,19 @@ def test_sensors_that_do_not_overlap_are_predicted_each_where_it_is(tmp_path: Pa
     files = {
         "rgb": save(tmp_path / "rgb.tif", city(64, 64)["rgb"]),
         "dsm": save(tmp_path / "dsm.tif", city(64, 64)["dsm"], transform=from_origin(EAST + 1000, NORTH, 1, 1)),
-        "corner": save(tmp_path / "corner.tif", city(64, 64)["dsm"], transform=from_origin(EAST + 60, NORTH - 62, 1, 1)),
+        "corner": save(
+            tmp_path / "corner.tif", city(64, 64)["dsm"], transform=from_origin(EAST + 60, NORTH - 62, 1, 1)
+        ),
     }
-    apart = bands(predict(LocalModel(window=32), {"rgb": files["rgb"], "dsm": files["dsm"]}, tmp_path / "apart.tif", used=True))
+    apart = bands(
+        predict(LocalModel(window=32), {"rgb": files["rgb"], "dsm": files["dsm"]}, tmp_path / "apart.tif", used=True)
+    )
     assert set(apart[1].ravel()) == {1}
-    corner = bands(predict(LocalModel(window=32), {"rgb": files["rgb"], "dsm": files["corner"]}, tmp_path / "corner_map.tif", used=True))
+    corner = bands(
+        predict(
+            LocalModel(window=32), {"rgb": files["rgb"], "dsm": files["corner"]}, tmp_path / "corner_map.tif", used=True
+        )
+    )
     expected = np.ones((64, 64), np.uint8)
     expected[62:, 60:] = 3
     np.testing.assert_array_equal(corner[1], expected)
@@ -110,7 +148,9 @@ def test_sensors_that_do_not_overlap_are_predicted_each_where_it_is(tmp_path: Pa
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1), (33, 31)])
 def test_rasters_of_any_shape(size: tuple[int, int], tmp_path: Path) -> None:
-    out = predict(LocalModel(("dsm",)), {"dsm": save(tmp_path / "dsm.tif", np.full(size, 12, np.float32))}, tmp_path / "map.tif")
+    out = predict(
+        LocalModel(("dsm",)), {"dsm": save(tmp_path / "dsm.tif", np.full(size, 12, np.float32))}, tmp_path / "map.tif"
+    )
     got = bands(out)[0]
     assert got.shape == size
     assert (got != 255).all()
@@ -123,7 +163,10 @@ def test_radar_in_int16_with_nodata_keeps_its_values(tmp_path: Path) -> None:
         "int": save(tmp_path / "int.tif", values, nodata=-32768),
         "float": save(tmp_path / "float.tif", values.astype(np.float32), nodata=-32768),
     }
-    left, right = (bands(predict(LocalModel(("dsm",)), {"dsm": f}, tmp_path / f"{n}_map.tif", confidence=True)) for n, f in files.items())
+    left, right = (
+        bands(predict(LocalModel(("dsm",)), {"dsm": f}, tmp_path / f"{n}_map.tif", confidence=True))
+        for n, f in files.items()
+    )
     np.testing.assert_array_equal(left, right)
     assert (left[0, :5, :5] == 255).all()
 
@@ -157,7 +200,9 @@ def test_the_grid_can_be_another_sensors_or_asked_for(tmp_path: Path) -> None:
     files = {"rgb": save(tmp_path / "rgb.tif", city(100, 100)["rgb"]), "dsm": coarse}
 
     def place(**options: object) -> tuple[int, int, float]:
-        with rasterio.open(predict(LocalModel(window=32), files, tmp_path / "map.tif", overwrite=True, **options)) as file:
+        with rasterio.open(
+            predict(LocalModel(window=32), files, tmp_path / "map.tif", overwrite=True, **options)
+        ) as file:
             assert (file.read(1) != 255).mean() > 0.9
             return file.width, file.height, file.transform.a
 
@@ -184,9 +229,13 @@ def test_files_that_cannot_be_placed_are_refused_with_a_way_out(tmp_path: Path) 
     bare = save(tmp_path / "dsm.tif", city(30, 30)["dsm"], crs=None)
     with pytest.raises(InputError, match=r"dsm\.tif states no CRS.*gdal_edit"):
         predict(LocalModel(), {"rgb": rgb, "dsm": bare}, tmp_path / "map.tif")
-    points = [rasterio.control.GroundControlPoint(r, c, EAST + c, NORTH - r) for r, c in ((0, 0), (0, 40), (40, 0), (40, 40))]
+    points = [
+        rasterio.control.GroundControlPoint(r, c, EAST + c, NORTH - r) for r, c in ((0, 0), (0, 40), (40, 0), (40, 40))
+    ]
     gcps = tmp_path / "gcps.tif"
-    with rasterio.open(gcps, "w", driver="GTiff", count=3, height=40, width=40, dtype="uint8", gcps=points, crs="EPSG:32632") as file:
+    with rasterio.open(
+        gcps, "w", driver="GTiff", count=3, height=40, width=40, dtype="uint8", gcps=points, crs="EPSG:32632"
+    ) as file:
         file.write(city(40, 40)["rgb"])
     with pytest.raises(InputError, match=r"gcps\.tif has ground control points.*gdalwarp"):
         predict(LocalModel(("rgb",)), {"rgb": gcps}, tmp_path / "map.tif")

@@ -37,7 +37,9 @@ class StoppingModel(LocalModel):
         return super().__call__(*arguments)
 
 
-def test_a_stopped_prediction_goes_on_to_the_same_bytes_and_computes_only_what_is_missing(city_files: Files, tmp_path: Path) -> None:
+def test_a_stopped_prediction_goes_on_to_the_same_bytes_and_computes_only_what_is_missing(
+    city_files: Files, tmp_path: Path
+) -> None:
     whole = LocalModel()
     expected = predict(whole, city_files, tmp_path / "whole.tif", **OPTIONS).read_bytes()
     out = tmp_path / "map.tif"
@@ -48,17 +50,30 @@ def test_a_stopped_prediction_goes_on_to_the_same_bytes_and_computes_only_what_i
     model = LocalModel()
     assert predict(model, city_files, out, resume=True, **OPTIONS).read_bytes() == expected
     assert len(model.calls) < len(whole.calls)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["dsm.tif", "map.tif", "map.tif.aux.xml", "rgb.tif", "whole.tif", "whole.tif.aux.xml"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "dsm.tif",
+        "map.tif",
+        "map.tif.aux.xml",
+        "rgb.tif",
+        "whole.tif",
+        "whole.tif.aux.xml",
+    ]
 
 
 def test_a_killed_process_leaves_rows_that_a_resumed_one_takes_up(city_files: Files, tmp_path: Path) -> None:
     out = tmp_path / "map.tif"
     code = (
         "import sys, time\nfrom pathlib import Path\nfrom tests.prediction.local_scene import LocalModel, predict\n"
-        "class Slow(LocalModel):\n    def __call__(self, *a):\n        time.sleep(0.2)\n        return super().__call__(*a)\n"
-        f"predict(Slow(), {{'rgb': Path({str(city_files['rgb'])!r}), 'dsm': Path({str(city_files['dsm'])!r})}}, Path({str(out)!r}), **{OPTIONS})"
+        "class Slow(LocalModel):\n    def __call__(self, *a):\n        time.sleep(0.2)\n        return "
+        "super().__call__(*a)\n"
+        f"predict(Slow(), {{'rgb': Path({str(city_files['rgb'])!r}), 'dsm': Path({str(city_files['dsm'])!r})}}, "
+        f"Path({str(out)!r}), **{OPTIONS})"
     )
-    process = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        stderr=subprocess.DEVNULL,
+    )
     deadline = time.monotonic() + 60
     while not list(parts_folder(out).glob("rows_*")):
         assert process.poll() is None, "the process ended before it could be killed"
@@ -73,7 +88,9 @@ def test_a_killed_process_leaves_rows_that_a_resumed_one_takes_up(city_files: Fi
 
 def test_shards_join_to_the_bytes_of_one_host_in_any_order(city_files: Files, tmp_path: Path) -> None:
     more = {**OPTIONS, "used": True}
-    expected = predict(LocalModel(), city_files, tmp_path / "whole.tif", **more, probabilities=tmp_path / "whole_p.tif").read_bytes()
+    expected = predict(
+        LocalModel(), city_files, tmp_path / "whole.tif", **more, probabilities=tmp_path / "whole_p.tif"
+    ).read_bytes()
     out, probabilities = tmp_path / "map.tif", tmp_path / "p.tif"
     for shard in ("3/4", "1/4", "4/4"):
         predict(LocalModel(batch=2), city_files, out, shard=shard, **more, probabilities=probabilities)
@@ -132,7 +149,13 @@ def test_what_is_there_is_not_replaced_unasked(city_files: Files, tmp_path: Path
 
 
 def test_a_truncated_sensor_is_one_line_and_the_rest_goes_on_when_it_is_restored(tmp_path: Path) -> None:
-    files = {"dsm": save(tmp_path / "dsm.tif", np.random.default_rng(0).normal(size=(1, 400, 300)).astype(np.float32), compress="deflate")}
+    files = {
+        "dsm": save(
+            tmp_path / "dsm.tif",
+            np.random.default_rng(0).normal(size=(1, 400, 300)).astype(np.float32),
+            compress="deflate",
+        )
+    }
     content = files["dsm"].read_bytes()
     expected = predict(LocalModel(("dsm",)), files, tmp_path / "whole.tif", overlap=32).read_bytes()
     times = (files["dsm"].stat().st_atime_ns, files["dsm"].stat().st_mtime_ns)
@@ -162,14 +185,18 @@ def small_disk(tmp_path: Path):
     """A file system of its own of 200 kB."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(disk)], capture_output=True, check=False).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(disk)], capture_output=True, check=False
+    ).returncode:
         pytest.skip("needs the right to mount a tmpfs, to have a disk that can be filled")
     yield disk
     subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
 @pytest.mark.parametrize("free", [8, 60, 100])
-def test_a_full_disk_leaves_what_was_there_and_the_prediction_goes_on_when_there_is_room(free: int, small_disk: Path, tmp_path: Path) -> None:
+def test_a_full_disk_leaves_what_was_there_and_the_prediction_goes_on_when_there_is_room(
+    free: int, small_disk: Path, tmp_path: Path
+) -> None:
     """Kilobytes that are free decide whether the rows or the finished map do not fit."""
     from sgma_jax.errors import is_disk_full
 

@@ -1,0 +1,58 @@
+"""Scores of all sensors together while one of them fails in part: `sgma evaluate --corruptions`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from sgma_jax.config import TrainConfig
+from sgma_jax.data.corruptions import corrupt, failures
+from sgma_jax.data.pipeline import evaluation_batches, open_split
+from sgma_jax.evaluation.evaluator import evaluation_file, load_run
+from sgma_jax.evaluation.metrics import scores
+from sgma_jax.files import write_atomically
+from sgma_jax.show.progress import Progress
+
+
+def evaluate_failures(folder: Path, config: TrainConfig, evaluation: Mapping[str, Any]) -> dict[str, Any]:
+    """Score a run under every failure of `data.corruptions`; writes RUN/evaluation/<split>_corruptions.json and
+    returns what it says.
+
+    `evaluation` is what `evaluate_run` returned for the same split and protocol; from it come the scores without any
+    failure and with the sensor wholly missing. Per failure there are mIoU, F1, overall accuracy and IoU per class,
+    as fractions.
+    """
+    split, missing = evaluation["split"], evaluation["missing"]
+    source = open_split(config.data, split)
+    evaluator, variables, _, _ = load_run(folder, config, missing)
+    everything, protocol = config.data.modalities, failures(config.data.modalities)
+    classes = len(config.data.classes)
+    totals = {failure: np.zeros((classes, classes), np.int64) for failure in protocol}
+    batches = evaluation_batches(config.data, source, process=jax.process_index(), processes=jax.process_count())
+    with Progress(f"failing sensors, {split}", -(-len(source) // config.data.evaluation_batch_size)) as progress:
+        for done, batch in enumerate(batches):  # each record is read once, and suffers everything
+            record_ids = [source.record_id(int(number)) for number in batch.ids if number >= 0]
+            for failure in protocol:
+                totals[failure] += evaluator.confusion(
+                    variables, corrupt(batch, record_ids, everything, failure), everything
+                )
+            progress.update(done + 1)
+    miou = {tuple(row["modalities"]): row["miou"] for row in evaluation["subsets"]}
+    found = {
+        **{name: evaluation[name] for name in ("split", "modalities", "classes", "missing")},
+        "clean": miou[everything],
+        "missing_wholly": {sensor: miou.get(tuple(m for m in everything if m != sensor)) for sensor in everything},
+        "failures": [
+            {**failure._asdict(), **scores(matrix, config.data.classes)} for failure, matrix in totals.items()
+        ],
+        "provenance": evaluation["provenance"],
+    }
+    write_atomically(
+        evaluation_file(folder, split, missing, "_corruptions.json"), (json.dumps(found, indent=2) + "\n").encode()
+    )
+    return found

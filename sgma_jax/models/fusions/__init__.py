@@ -1,0 +1,1 @@
+"""Fusions: the sensors' feature maps of one scale in, one map out."""

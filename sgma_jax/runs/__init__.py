@@ -1,0 +1,1 @@
+"""A run's folder: every file in it, written and read here."""

@@ -1,0 +1,63 @@
+"""What a run was trained on, kept in its folder, so that the folder is enough to predict from: sensors, statistics,
+classes, palette."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from sgma_jax.data.schema import Manifest, Schema
+from sgma_jax.decoding import decode
+from sgma_jax.errors import InputError
+from sgma_jax.files import write_atomically
+
+SCHEMA_FILE = "schema.json"
+FORMAT = "sgma_jax run schema"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class RunSchema:
+    """The converted set that a run was trained on, as far as its model depends on it."""
+
+    schema: Schema
+    """The run's sensors in the run's order, with the statistics that normalised them."""
+    log_sensors: tuple[str, ...]
+    """Sensors that the converter turned from intensities into decibels."""
+    manifest_hash: str
+    """Of the whole set."""
+
+
+def write_run_schema(folder: Path, schema: Schema, manifest: Manifest) -> None:
+    """Write RUN/schema.json; `schema` holds the run's sensors of the manifest's set."""
+    logs = tuple(name for name in manifest.options.get("log_modalities", ()) if name in schema.names)
+    content = dataclasses.asdict(RunSchema(schema, logs, manifest.manifest_hash))
+    text = json.dumps({"format": FORMAT, "version": VERSION, **content}, indent=1, ensure_ascii=False) + "\n"
+    write_atomically(folder / SCHEMA_FILE, text.encode())
+
+
+def read_run_schema(folder: Path) -> RunSchema:
+    """What `write_run_schema` wrote; InputError with the way out where a run is older than the file, or the file is
+    damaged."""
+    path = folder / SCHEMA_FILE
+    again = (
+        "Run the run's own `sgma train` command once more: it goes on where it stopped, also at the end, and writes "
+        "the file."
+    )
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError(
+            f"{folder} has no {SCHEMA_FILE} with its sensors' statistics, because an older version trained it. {again}"
+        ) from None
+    except (ValueError, OSError) as error:
+        raise InputError(f"{path} cannot be read ({error}). {again}") from error
+    if not isinstance(fields, dict) or (fields.pop("format", None), fields.pop("version", None)) != (FORMAT, VERSION):
+        raise InputError(f"{path} is no {FORMAT} of version {VERSION}. {again}")
+    try:
+        run_schema: RunSchema = decode(fields, RunSchema)
+    except InputError as error:
+        raise InputError(f"{path}: {error} {again}") from error
+    return run_schema

@@ -1,0 +1,1 @@
+"""Progress, tables and pictures. Nothing here imports jax."""

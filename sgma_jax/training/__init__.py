@@ -1,0 +1,1 @@
+"""The training of a run: step, loss, sampling table, and the loop."""

@@ -1,0 +1,199 @@
+"""The state and the compiled training step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, PartitionSpec
+from jaxtyping import Array, Bool, Float, Int
+
+from sgma_jax.config import RankedSelectionFusionConfig, TrainConfig
+from sgma_jax.modalities import per_pixel, take_drawn
+from sgma_jax.models.devices import sum_over_devices, sum_over_rows
+from sgma_jax.models.network import Sgma, initial_variables, make_model
+from sgma_jax.sharding import batch_sharding, batch_specs, own_gradients, replicated, whole_parameters, with_sharding
+from sgma_jax.structs import IGNORE, Batch, Outputs, TrainState
+from sgma_jax.training.losses import auxiliary_weights, cross_entropy
+from sgma_jax.training.optimization import optimizer
+
+
+class StepReport(NamedTuple):
+    """What a training step tells the host; small, and replicated on every device."""
+
+    losses: dict[str, Float[Array, ""]]
+    """loss, loss_fused, loss_mas (with MAS), those that the fusion brings itself, and gradient_norm."""
+    robustness: Float[Array, "batch scale modality"]
+    """As SamplingTable.update takes it, of the global batch."""
+    informative: Bool[Array, "batch scale modality"]
+    ids: Int[Array, " batch"]
+    applied: Bool[Array, ""]
+    """False for a step that was not applied, because its loss or gradient was not finite; then nothing is
+    informative."""
+
+
+def state_initializer(config: TrainConfig, mesh: Mesh) -> tuple[Callable[[], TrainState], Any]:
+    """A compiled function that makes a fresh state in place on the devices, and the state's shapes with their
+    shardings.
+
+    The same seed gives the same state on any mesh.
+    """
+    tx = optimizer(config.optimizer, config.steps, config.warmup_steps)
+
+    def init() -> TrainState:
+        variables = initial_variables(config)
+        return TrainState(
+            jnp.zeros((), jnp.int32), variables["params"], variables["batch_stats"], tx.init(variables["params"])
+        )
+
+    shapes = with_sharding(jax.eval_shape(init), mesh)
+    # It runs once, and on CPU optimising its hundreds of random draws would take nearly as long as compiling the
+    # training step.
+    quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+    return jax.jit(init, out_shardings=jax.tree.map(lambda x: x.sharding, shapes), compiler_options=quick), shapes
+
+
+def robustness_report(
+    outputs: Outputs,
+) -> tuple[Float[Array, "batch scale modality"], Bool[Array, "batch scale modality"]]:
+    """Each sample's mean robustness per scale and modality, and where it says something.
+
+    [C] Only positions that two or more modalities see count. A share among n of M modalities is scaled by n / M, so
+    that being one of few does not look robust.
+    """
+    means, informative = [], []
+    for robustness, sees in zip(outputs.robustness, outputs.sees, strict=True):
+        seeing = sees.sum(1, keepdims=True)
+        counts = sees & (seeing >= 2)
+        share = jnp.where(counts, robustness * seeing / sees.shape[1], 0.0)
+        positions = sum_over_rows(counts.sum((2, 3)))
+        means.append(sum_over_rows(share.sum((2, 3))) / jnp.maximum(positions, 1))
+        informative.append(positions > 0)
+    return jnp.stack(means, 1), jnp.stack(informative, 1)
+
+
+def labelled_pixels(model: Sgma, batch: Batch) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """How many pixels of the whole batch, on all devices, the fused branch's loss is a mean over, and MAS's; from
+    masks alone."""
+    answered: Any = model.apply(
+        {}, per_pixel(batch.available, *batch.labels.shape[1:]) & batch.kept[:, :, None, None], method=Sgma.answers
+    )
+    counts = [((batch.labels != IGNORE) & seen).sum() for seen in (answered, take_drawn(batch.available, batch.drawn))]
+    fused, drawn = (sum_over_devices(count.astype(jnp.float32)) for count in counts)  # int32 would end at 2^31 pixels
+    return fused, drawn
+
+
+def micro_batches(batch: Batch, number: int) -> Batch:
+    """A batch as `number` micro-batches along a leading axis: every `number`-th sample from the first, from the
+    second, ...
+
+    So each device keeps its own samples, and what a micro-batch holds does not depend on how many devices there are.
+    """
+    return jax.tree.map(lambda x: jnp.moveaxis(x.reshape(-1, number, *x.shape[1:]), 1, 0), batch)
+
+
+def make_gradients(config: TrainConfig, specs: Any) -> Callable[..., Any]:
+    """What each device computes of a step, for `jax.shard_map`; `specs` says how the parameters are sharded.
+
+    (params, batch_stats, step, batch) -> gradients of the whole batch's loss (this device's part, where sharded),
+    batch_stats, losses, and the robustness report of this device's samples. Between devices go, besides what
+    `models.devices` says: parameters, once; gradients, once, also where micro-batches accumulate them; counts and
+    losses.
+    """
+    model, sampling, weight = make_model(config), config.sampling, config.optimizer.fused_loss_weight
+
+    def loss(params: Any, batch_stats: Any, pixels: tuple[Array, Array], batch: Batch, key: Array) -> tuple[Array, Any]:
+        outputs, updates = model.apply(
+            {"params": params, "batch_stats": batch_stats},
+            batch.images,
+            batch.available,
+            kept=batch.kept,
+            drawn=batch.drawn if sampling else None,
+            train=True,
+            rngs={"dropout": key},
+            mutable=["batch_stats"],
+        )
+        fused = cross_entropy(outputs.logits, batch.labels, outputs.answered, pixels[0])
+        losses = {"loss_fused": fused, "loss": weight * fused}
+        if sampling:
+            losses["loss_mas"] = cross_entropy(
+                outputs.drawn_logits, batch.labels, take_drawn(batch.available, batch.drawn), pixels[1]
+            )
+            losses["loss"] += sampling.loss_weight * losses["loss_mas"]
+        if isinstance(config.model.fusion, RankedSelectionFusionConfig):
+            losses["loss_selection"] = cross_entropy(outputs.drawn_logits, batch.labels, outputs.answered, pixels[0])
+            losses["loss"] += config.model.fusion.selection_loss_weight * losses["loss_selection"]
+        for name, auxiliary_weight in auxiliary_weights(config.model.fusion).items():
+            losses[f"loss_{name}"] = (
+                outputs.auxiliary[name].sum() / config.data.batch_size
+            )  # this part's share of the mean
+            losses["loss"] += auxiliary_weight * losses[f"loss_{name}"]
+        return losses["loss"], (losses, updates["batch_stats"], robustness_report(outputs))
+
+    def gradients(params: Any, batch_stats: Any, step: Array, batch: Batch) -> tuple[Any, Any, dict[str, Array], Any]:
+        params = whole_parameters(params, specs)
+        key = jax.random.fold_in(jax.random.key(config.seed), step)
+        part = partial(jax.grad(loss, has_aux=True), params, batch_stats, labelled_pixels(model, batch))
+        if config.accumulate == 1:
+            total, (losses, batch_stats, report) = part(batch, key)
+        else:
+
+            def add(total: Any, inputs: tuple[Batch, Array]) -> tuple[Any, Any]:
+                own, others = part(*inputs)
+                return jax.tree.map(jnp.add, total, own), others
+
+            parts = micro_batches(batch, config.accumulate), jax.random.split(key, config.accumulate)
+            total, (losses, batch_stats, report) = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, params), parts)
+            losses = jax.tree.map(lambda x: x.sum(0), losses)
+            # [C] One update of the running statistics a step, by the micro-batches' mean, so that their momentum means
+            # what it did.
+            batch_stats = jax.tree.map(lambda x: x.mean(0), batch_stats)
+            report = jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1).reshape(-1, *x.shape[2:]), report)
+        return own_gradients(total, specs), batch_stats, jax.tree.map(sum_over_devices, losses), report
+
+    return gradients
+
+
+def make_train_step(
+    config: TrainConfig, mesh: Mesh, shapes: TrainState
+) -> Callable[[TrainState, Batch], tuple[TrainState, StepReport]]:
+    """The compiled step: pure, with the state donated. What it draws depends on (seed, step) alone.
+
+    A step whose loss or gradient is not finite is not applied: parameters, statistics and the optimiser's state, its
+    place in the schedule included, stay as they were; only `step` moves on, so that the next step draws and reads
+    anew.
+    """
+    tx = optimizer(config.optimizer, config.steps, config.warmup_steps)
+    shardings = jax.tree.map(lambda x: x.sharding, shapes)
+    specs = jax.tree.map(lambda x: x.sharding.spec, shapes.params)
+    whole = PartitionSpec()
+    gradients_of = jax.shard_map(
+        make_gradients(config, specs),
+        mesh=mesh,
+        in_specs=(specs, whole, whole, batch_specs(mesh)),
+        out_specs=(specs, whole, whole, batch_specs(mesh).ids),
+    )
+
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, StepReport]:
+        gradients, batch_stats, losses, (robustness, informative) = gradients_of(
+            state.params, state.batch_stats, state.step, batch
+        )
+        updates, opt_state = tx.update(gradients, state.opt_state, state.params)
+        losses["gradient_norm"] = optax.tree.norm(gradients)
+        applied = jnp.isfinite(losses["loss"]) & jnp.isfinite(losses["gradient_norm"])
+        moved = TrainState(state.step, optax.apply_updates(state.params, updates), batch_stats, opt_state)
+        after = jax.tree.map(lambda new, old: jnp.where(applied, new, old), moved, state)
+        return after._replace(step=state.step + 1), StepReport(
+            losses, robustness, informative & applied, batch.ids, applied
+        )
+
+    return jax.jit(
+        train_step,
+        in_shardings=(shardings, batch_sharding(mesh)),
+        out_shardings=(shardings, replicated(mesh)),
+        donate_argnums=0,
+    )
