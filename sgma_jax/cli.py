@@ -16,7 +16,8 @@ from typing import Annotated, Literal
 import tyro
 from absl import logging as absl_logging
 
-from sgma_jax.config import TrainConfig, check, from_json
+from sgma_jax.config import TrainConfig, from_json
+from sgma_jax.config_check import check
 from sgma_jax.errors import InputError, one_line_errors
 
 USAGE = """usage: sgma COMMAND ...

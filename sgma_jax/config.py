@@ -14,6 +14,16 @@ from typing import Any, Literal
 
 from sgma_jax.decoding import decode
 from sgma_jax.errors import InputError
+from sgma_jax.kinds import ConcatenationFusionConfig as ConcatenationFusionConfig
+from sgma_jax.kinds import EncoderConfig as EncoderConfig
+from sgma_jax.kinds import FusionConfig as FusionConfig
+from sgma_jax.kinds import FusionTokenConfig as FusionTokenConfig
+from sgma_jax.kinds import MeanFusionConfig as MeanFusionConfig
+from sgma_jax.kinds import PlainConfig as PlainConfig
+from sgma_jax.kinds import PvtV2Config as PvtV2Config
+from sgma_jax.kinds import RankedSelectionFusionConfig as RankedSelectionFusionConfig
+from sgma_jax.kinds import ResNetConfig as ResNetConfig
+from sgma_jax.kinds import SemanticGuidedFusionConfig as SemanticGuidedFusionConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,92 +57,10 @@ class DataConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PvtV2Config:
-    """Pyramid Vision Transformer v2 (arXiv 2106.13797), the paper's main encoder [P]."""
-
-    variant: Literal["b0", "b1", "b2", "b3", "b4", "b5"] = "b2"
-    """Row of the table of variants in models/pvt_v2.py."""
-    drop_path_rate: float = 0.1
-    """Stochastic depth of the last block; it grows linearly from 0 at the first (0.1 for b0..b2 in the original
-    recipe)."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ResNetConfig:
-    """ResNet v1.5 (arXiv 1512.03385, strides as torchvision has them), the paper's second encoder with 50 layers
-    [P]."""
-
-    variant: Literal["18", "34", "50", "101", "152"] = "50"
-    """Row of the table of variants in models/resnet.py."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SemanticGuidedFusionConfig:
-    """SGF of section III: class prototypes, robustness, fusion weighted by it [P]."""
-
-    heads: int = 0
-    """Attention heads at every scale; 0 means [C] 8 where the scale has at least 64 channels, else channels / 8."""
-    prototype_norm: Literal["softmax", "none"] = "softmax"
-    """[C] Normalisation of the class maps over all positions before they weigh the features into prototypes."""
-    semantic_filter: Literal["shared", "separate"] = "shared"
-    """One filter for all sensors [P], or one per sensor."""
-    kernel_sizes: tuple[int, ...] = (11, 7, 3)
-    """Sides of the projectors' depthwise kernels, odd, in pixels of the scale [P]."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class MeanFusionConfig:
-    """The mean of the features of the available sensors: the baseline row of the paper's ablation [P]."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ConcatenationFusionConfig:
-    """The features of all sensors side by side through one 1 x 1 convolution, as in M3L's linear fusion (arXiv
-    2304.10756)."""
-
-    absent: Literal["zero", "learned"] = "zero"
-    """What stands in for an absent sensor's features: zeros, or a vector per sensor and scale that is learned."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RankedSelectionFusionConfig:
-    """After MAGIC (arXiv 2407.11344): sensors are ranked by likeness to the aggregate; the most robust and the most
-    fragile train on their own."""
-
-    selection_loss_weight: float = 1.0
-    """[C] Weight of the cross-entropy of the selected sensors' branch."""
-    alignment_loss_weight: float = 0.1
-    """[C] Weight of the cosine distance between the other sensors and the aggregate."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class FusionTokenConfig:
-    """After IMLT (arXiv 2304.11381): a learned token gathers the sensors by attention; contrast and masked
-    reconstruction align them."""
-
-    contrast_loss_weight: float = 0.1
-    """[C] Weight of the contrastive loss between sensors."""
-    reconstruction_loss_weight: float = 0.1
-    """[C] Weight of the reconstruction of the sensors that modality dropout took."""
-    temperature: float = 0.07
-    """[C] Temperature of the contrastive loss."""
-
-
-FusionConfig = (
-    SemanticGuidedFusionConfig
-    | MeanFusionConfig
-    | ConcatenationFusionConfig
-    | RankedSelectionFusionConfig
-    | FusionTokenConfig
-)
-"""How the sensors' features can become one map."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """Stem -> shared encoder -> fusion at four scales -> head."""
 
-    encoder: PvtV2Config | ResNetConfig = field(default_factory=PvtV2Config)
+    encoder: EncoderConfig = field(default_factory=PvtV2Config)
     """Encoder that all sensors share [P]."""
     pretrained: str = ""
     """File of the encoder's first weights, as `sgma weights import` writes it; empty for random ones."""
@@ -236,97 +164,6 @@ class TrainConfig:
     micro-batch at a time."""
     seed: int = 0
     """Everything random derives from it."""
-
-
-def check(config: TrainConfig) -> None:
-    """Raise InputError for a configuration that cannot work, naming the field and the way out."""
-    data = config.data
-    if len(set(data.modalities)) != len(data.modalities):
-        raise InputError(f"data.modalities names a sensor twice: {', '.join(data.modalities)}. Name each once.")
-    if not data.modalities or len(data.bands) != len(data.modalities):
-        raise InputError(
-            f"data.bands has {len(data.bands)} entries for {len(data.modalities)} data.modalities; give one per sensor."
-        )
-    if len(data.classes) < 2:
-        raise InputError("data.classes names fewer than two classes; name at least two.")
-    if config.model.stem == "replicate" and (wrong := [b for b in data.bands if b not in (1, 3)]):
-        raise InputError(
-            f'model.stem="replicate" takes sensors of 1 or 3 bands, not {wrong[0]}; use stem="linear" in the preset.'
-        )
-    positive = {
-        "data.crop": data.crop,
-        "data.batch_size": data.batch_size,
-        "data.evaluation_batch_size": data.evaluation_batch_size,
-        "steps": config.steps,
-        "evaluate_every": config.evaluate_every,
-        "log_every": config.log_every,
-        "keep_checkpoints": config.keep_checkpoints,
-        "fsdp": config.fsdp,
-        "space": config.space,
-        "accumulate": config.accumulate,
-        "model.magnify": config.model.magnify,
-        "model.head_width": config.model.head_width,
-        "max_bad_steps": config.max_bad_steps,
-    }
-    for name, value in positive.items():
-        if value < 1:
-            raise InputError(f"{name} is {value}; it must be at least 1.")
-    if not 0 <= config.warmup_steps < config.steps:
-        raise InputError(
-            f"warmup_steps is {config.warmup_steps}; it must lie between 0 and steps ({config.steps}), excluded."
-        )
-    if not 0.0 <= data.modality_dropout <= 1.0:
-        raise InputError(f"data.modality_dropout is {data.modality_dropout}; it is a probability between 0 and 1.")
-    rates = {"model.head_dropout": config.model.head_dropout}
-    if isinstance(config.model.encoder, PvtV2Config):
-        rates["model.encoder.drop_path_rate"] = config.model.encoder.drop_path_rate
-    for name, rate in rates.items():
-        if not 0.0 <= rate < 1.0:
-            raise InputError(f"{name} is {rate}; it is a probability of at least 0 and below 1.")
-    fusion = config.model.fusion
-    if isinstance(fusion, SemanticGuidedFusionConfig) and not (
-        fusion.kernel_sizes and all(size > 0 and size % 2 for size in fusion.kernel_sizes)
-    ):
-        raise InputError(f"model.fusion.kernel_sizes is {fusion.kernel_sizes}; give one or more odd sizes.")
-    if isinstance(fusion, FusionTokenConfig) and not fusion.temperature > 0.0:
-        raise InputError(f"model.fusion.temperature is {fusion.temperature}; it must be positive.")
-    if config.sampling and not isinstance(fusion, SemanticGuidedFusionConfig | MeanFusionConfig):
-        raise InputError(
-            f"model.fusion is {type(fusion).__name__}, which cannot train a drawn sensor alone; set sampling=None in "
-            f"the preset."
-        )
-    if config.space > 1 and isinstance(fusion, RankedSelectionFusionConfig | FusionTokenConfig):
-        raise InputError(
-            f"space is {config.space}, but the losses of model.fusion ({type(fusion).__name__}) need whole images; set "
-            f"space to 1."
-        )
-    if not config.optimizer.peak_learning_rate > 0.0:
-        raise InputError(f"optimizer.peak_learning_rate is {config.optimizer.peak_learning_rate}; it must be positive.")
-    if not config.optimizer.clip_norm > 0.0:
-        raise InputError(
-            f"optimizer.clip_norm is {config.optimizer.clip_norm}; it must be positive (a large number, such as 1e9, "
-            f"clips nothing)."
-        )
-    counts = {
-        "data.workers": data.workers,
-        "data.max_bad_records": data.max_bad_records,
-        "keep_every": config.keep_every,
-        "keep_best": config.keep_best,
-    }
-    for name, value in counts.items():
-        if value < 0:
-            raise InputError(f"{name} is {value}; it must be at least 0.")
-    if "://" in config.storage and not config.storage.startswith("gs://"):
-        raise InputError(
-            f"storage is {config.storage}, but Orbax writes to gs:// and to folders only; mount the bucket, and give "
-            f"the folder."
-        )
-    if not 0 <= config.seed < 2**32:
-        raise InputError(f"seed is {config.seed}; it must lie between 0 and 2^32 - 1.")
-    if config.sampling and not (
-        0.0 <= config.sampling.decay < 1.0 and config.sampling.floor > 0.0 and config.sampling.lag >= 0
-    ):
-        raise InputError("sampling needs 0 <= decay < 1, floor > 0 and lag >= 0.")
 
 
 def to_json(config: Any) -> str:

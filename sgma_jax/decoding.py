@@ -56,16 +56,12 @@ def decode(value: Any, hint: Any, where: str = "") -> Any:
 
 
 def _decode_fields(fields: dict[str, Any], cls: type, where: str) -> Any:
-    hints = typing.get_type_hints(cls)
-    if unknown := sorted(set(fields) - set(hints)):
+    known, hints = dataclasses.fields(cls), typing.get_type_hints(cls)
+    if unknown := sorted(set(fields) - {f.name for f in known}):
         raise InputError(
             f"field '{_join(where, unknown[0])}' is unknown; a newer version of sgma_jax may have written it."
         )
-    needed = [
-        f.name
-        for f in dataclasses.fields(cls)
-        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-    ]
+    needed = [f.name for f in known if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING]
     if missing := sorted(set(needed) - set(fields)):
         raise InputError(f"field '{_join(where, missing[0])}' is missing.")
     return cls(**{name: decode(item, hints[name], _join(where, name)) for name, item in fields.items()})

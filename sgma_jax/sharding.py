@@ -77,7 +77,7 @@ def make_mesh(fsdp: int, space: int = 1, devices: Sequence[jax.Device] | None = 
 def divided(mesh: Mesh | AbstractMesh, axes: tuple[str, ...] = (*SAMPLES, ROWS)) -> tuple[str, ...]:
     """Those of a mesh's axes that have more than one device: along the others nothing is sent, so one device has no
     collectives at all."""
-    return tuple(axis for axis in axes if mesh.shape[axis] > 1)
+    return tuple(axis for axis in axes if mesh.shape.get(axis, 1) > 1)
 
 
 def batch_specs(mesh: Mesh) -> Batch:

@@ -35,23 +35,30 @@ class Batch(NamedTuple):
     """[batch] int32: the modality that MAS drew for the sample; 0 where nothing was drawn."""
 
 
+class Branch(NamedTuple):
+    """The answer of a branch of the network."""
+
+    logits: Any
+    """[batch, height, width, classes] float32."""
+    answered: Any
+    """[batch, height, width] bool: pixels that the branch sees."""
+
+
 class Outputs(NamedTuple):
-    """What the model returns for a batch."""
+    """The answer of the network to a batch."""
 
     logits: Any
     """[batch, height, width, classes] float32 of the fused branch."""
-    drawn_logits: Any
-    """The same for the second branch: the drawn modality alone (MAS), or what a fusion selected; or None."""
+    answered: Any
+    """[batch, height, width] bool: pixels that some modality sees; elsewhere the output is "no data"."""
+    second: Any
+    """Branch that trains beside the fused one: the drawn modality alone (MAS), or what a fusion selected; or None."""
     robustness: tuple[Any, ...]
     """Per scale [batch, modality, height, width] float32: sums to 1 over what is available, 0 elsewhere."""
     sees: tuple[Any, ...]
-    """Per scale [batch, modality, height, width] bool: which modalities took part in the fused branch, position by
-    position."""
-    answered: Any
-    """[batch, height, width] bool: pixels that some modality sees; elsewhere the output is "no data"."""
-    auxiliary: dict[str, Any]
-    """In training, the losses that the fusion brings itself: name -> [batch] float32, each sample's own, not yet
-    weighted."""
+    """Per scale [batch, modality, height, width] bool: which modalities took part in the fused branch, by position."""
+    losses: dict[str, Any]
+    """In training, the losses that the fusion brings itself: name -> [batch] float32, each sample's own, unweighted."""
 
 
 class TrainState(NamedTuple):

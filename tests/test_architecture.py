@@ -22,8 +22,9 @@ PYTHON_FOLDERS = ("sgma_jax", "data_prep", "experiments", "tests")
 FLOORS = (
     ("sgma_jax.errors",),
     ("sgma_jax.decoding", "sgma_jax.files"),
-    ("sgma_jax.config", "sgma_jax.distributed", "sgma_jax.structs"),
-    ("sgma_jax.modalities", "sgma_jax.sharding", "sgma_jax.data.schema", "sgma_jax.data.rasters"),
+    ("sgma_jax.kinds", "sgma_jax.distributed", "sgma_jax.structs"),
+    ("sgma_jax.config", "sgma_jax.modalities", "sgma_jax.availability", "sgma_jax.sharding", "sgma_jax.data.schema"),
+    ("sgma_jax.config_check", "sgma_jax.data.rasters"),
     (
         "sgma_jax.models",
         "sgma_jax.data.corruptions",
@@ -42,7 +43,9 @@ WITHOUT_JAX = (
     "sgma_jax.errors",
     "sgma_jax.decoding",
     "sgma_jax.files",
+    "sgma_jax.kinds",
     "sgma_jax.config",
+    "sgma_jax.config_check",
     "sgma_jax.structs",
     "sgma_jax.data",
     "sgma_jax.runs.metrics_log",

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sgma_jax.modalities import blank_unavailable, coarsen, per_pixel, refine, subsets
+from sgma_jax.availability import Availability, coarsen, refine
+from sgma_jax.modalities import blank_unavailable, subsets
 
 
 def test_subsets_stand_in_the_order_of_the_papers_table() -> None:
@@ -88,8 +89,8 @@ def test_the_door_keeps_the_type(dtype: jnp.dtype) -> None:
 
 def test_a_mask_per_sample_means_all_of_its_pixels() -> None:
     per_sample = np.array([[True, False], [False, True]])
-    got = np.asarray(per_pixel(jnp.asarray(per_sample), 3, 5))
+    got = np.asarray(Availability.of(jnp.asarray(per_sample), 3, 5).pixels)
     assert got.shape == (2, 2, 3, 5)
     np.testing.assert_array_equal(got, np.broadcast_to(per_sample[:, :, None, None], got.shape))
     by_pixel = np.random.default_rng(0).random((2, 2, 3, 5)) < 0.5
-    np.testing.assert_array_equal(per_pixel(jnp.asarray(by_pixel), 3, 5), by_pixel)
+    np.testing.assert_array_equal(Availability.of(jnp.asarray(by_pixel), 3, 5).pixels, by_pixel)

@@ -18,7 +18,8 @@ import jax.numpy as jnp
 import tyro
 from jax import lax
 
-from sgma_jax.models.layers import _shifted_products, depthwise
+from sgma_jax.models import cpu
+from sgma_jax.models.layers import depthwise
 
 # The four scales of PVT-v2-b0's projectors with four sensors and crops of 128 pixels, and the widest 3 x 3 of its MLPs.
 CASES = (
@@ -50,7 +51,7 @@ def grouped(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 FORMS: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
     "grouped": grouped,
-    "shifted": _shifted_products,
+    "shifted": lambda x, kernel: cpu.depthwise(x, kernel, margins=(kernel.shape[-3] // 2,) * 2),
     "ours": depthwise,
 }
 

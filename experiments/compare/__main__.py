@@ -25,7 +25,8 @@ from experiments.compare.methods import METHODS, REFERENCE, chosen_methods
 from experiments.compare.summary import summarise
 from experiments.compare.tables import markdown
 from sgma_jax.cli import load_preset
-from sgma_jax.config import TrainConfig, check, to_json
+from sgma_jax.config import TrainConfig, to_json
+from sgma_jax.config_check import check
 from sgma_jax.data.schema import check_expected, read_manifest
 from sgma_jax.errors import InputError, one_line_errors
 from sgma_jax.files import write_atomically

@@ -21,7 +21,8 @@ from experiments.compare.budget import machine
 from experiments.compare.methods import METHODS, chosen_methods
 from experiments.compare.tables import table
 from sgma_jax.cli import load_preset
-from sgma_jax.config import TrainConfig, check
+from sgma_jax.config import TrainConfig
+from sgma_jax.config_check import check
 from sgma_jax.errors import InputError, one_line_errors
 from sgma_jax.files import write_atomically
 from sgma_jax.models.inspection import inspect_subsets

@@ -29,7 +29,8 @@ from experiments.torch_baseline.optimization import (
 )
 from experiments.torch_baseline.sgma import Sgma
 from sgma_jax.cli import load_preset
-from sgma_jax.config import TrainConfig, check
+from sgma_jax.config import TrainConfig
+from sgma_jax.config_check import check
 from sgma_jax.data.pipeline import open_split, training_batches
 from sgma_jax.errors import InputError, one_line_errors
 from sgma_jax.evaluation.metrics import evaluation_report, score_line

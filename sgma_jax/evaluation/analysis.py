@@ -20,13 +20,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from sgma_jax.config import SemanticGuidedFusionConfig, TrainConfig
+from sgma_jax.availability import STRIDES, Availability
+from sgma_jax.config import TrainConfig
 from sgma_jax.data.pipeline import evaluation_batches, open_split
 from sgma_jax.errors import InputError
 from sgma_jax.evaluation.evaluator import evaluation_file, load_run
 from sgma_jax.files import write_atomically
-from sgma_jax.modalities import per_pixel
-from sgma_jax.models.network import STRIDES, Sgma
+from sgma_jax.models.fusions.fused import Fused
+from sgma_jax.models.network import Sgma
 from sgma_jax.sharding import put_batch
 from sgma_jax.show.progress import Progress
 from sgma_jax.structs import IGNORE, Batch
@@ -79,9 +80,7 @@ def analyse(folder: Path, config: TrainConfig, evaluation: Mapping[str, Any]) ->
     found = {
         **{name: evaluation[name] for name in ("split", "modalities", "classes")},
         "separability": list(_separability(chosen, codes, classes)),
-        "robustness": _robustness(shares, sensors, classes)
-        if isinstance(config.model.fusion, SemanticGuidedFusionConfig)
-        else None,
+        "robustness": _robustness(shares, sensors, classes) if config.model.fusion.weighs_modalities else None,
         "provenance": evaluation["provenance"],
     }
     write_atomically(
@@ -101,34 +100,32 @@ def _programs(model: Sgma, classes: int) -> tuple[Any, Any]:
         index = places if flat.ndim == 3 else jnp.broadcast_to(places[:, None], (*flat.shape[:2], places.shape[1]))
         return jnp.take_along_axis(flat, index[..., None], axis=-2).astype(jnp.float32)
 
-    def masks(batch: Batch) -> Array:
-        return per_pixel(batch.available, *batch.labels.shape[1:])
+    def availability(batch: Batch) -> Availability:
+        height, width = batch.labels.shape[1:]
+        return Availability.of(batch.available, height, width, model.config.magnify)
 
     def look(variables: Any, batch: Batch, places: list[Array]) -> Any:
-        available = masks(batch)
-        maps: Any = model.apply(
-            variables, batch.images, available, method=lambda m, x, a: m.encode(m.stack(x, a), a, False)
-        )
-        results, sees, _ = model.apply(variables, maps, available, method=lambda m, f, a: m.fuse(f, a))  # type: ignore[misc]
+        available = availability(batch)
+
+        def encode_and_fuse(model: Sgma) -> tuple[list[Array], list[Fused]]:
+            maps = model.encode(model.stack(batch.images, available), available, False)
+            return maps, model.fuse(maps, available)
+
+        found: Any = model.apply(variables, method=encode_and_fuse)
+        maps, fused = found
         one_hot = jax.nn.one_hot(jnp.where(batch.labels == IGNORE, -1, batch.labels), classes)
         sums = []
-        for result, seen, stride in zip(results, sees, STRIDES, strict=True):
+        for result, seen, stride in zip(fused, available.scales, STRIDES, strict=True):
             rows, columns = (jnp.arange(side) * model.config.magnify // stride for side in batch.labels.shape[1:])
             counted = one_hot * seen.all(1)[:, rows][:, :, columns][..., None]
-            sums.append(
-                (
-                    jnp.einsum("bmyx,byxk->mk", result.robustness[:, :, rows][..., columns], counted),
-                    counted.sum((0, 1, 2)),
-                )
-            )
+            shares = jnp.einsum("bmyx,byxk->mk", result.robustness[:, :, rows][..., columns], counted)
+            sums.append((shares, counted.sum((0, 1, 2))))
         return maps, [at(f, p) for f, p in zip(maps, places, strict=True)], sums
 
     def look_alone(variables: Any, maps: Any, batch: Batch, places: list[Array], sensor: Array) -> list[Array]:
-        one = [f[:, sensor] for f in maps]
-        results, _, _ = model.apply(
-            variables, one, masks(batch)[:, sensor], sensor, method=lambda m, f, a, s: m.fuse(f, a, s)
-        )  # type: ignore[misc]
-        return [at(r.features, p) for r, p in zip(results, places, strict=True)]
+        one, available = [f[:, sensor] for f in maps], availability(batch).select(sensor)
+        fused: Any = model.apply(variables, method=lambda model: model.fuse(one, available, sensor))
+        return [at(f.features, p) for f, p in zip(fused, places, strict=True)]
 
     return jax.jit(look), jax.jit(look_alone)
 

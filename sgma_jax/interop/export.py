@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from sgma_jax.config import to_json
-from sgma_jax.interop.torch_names import encoder_layout, encoder_name
+from sgma_jax.interop.torch_names import encoder_layout
 from sgma_jax.interop.torch_weights import state_dict_of
 from sgma_jax.interop.weight_files import write_safetensors
 from sgma_jax.models.network import initial_variables
@@ -31,7 +31,7 @@ def export_run(folder: Path, out: Path, layout: str | None) -> dict[str, np.ndar
     state_dict = state_dict_of(variables, config.model, layout)
     # "format": "pt" is what transformers asks of a file of PyTorch's names.
     described = {
-        "encoder": encoder_name(config.model.encoder),
+        "encoder": config.model.encoder.name,
         "layout": layout,
         "step": str(step),
         "config": to_json(config),

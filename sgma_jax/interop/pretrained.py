@@ -13,21 +13,21 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from sgma_jax.config import ModelConfig, PvtV2Config, TrainConfig
+from sgma_jax.config import EncoderConfig, ModelConfig, TrainConfig
 from sgma_jax.errors import InputError
 from sgma_jax.files import write_atomically
-from sgma_jax.interop.torch_names import ENCODERS, encoder_name
 from sgma_jax.interop.torch_weights import ImportedEncoder, encoder_shapes, import_encoder
 from sgma_jax.interop.weight_files import read_safetensors, read_state_dict, write_safetensors
+from sgma_jax.kinds import ENCODERS
+from sgma_jax.models.parts import build_encoder
 from sgma_jax.structs import TrainState
 
 PROVENANCE_FILE = "pretrained.json"
 FORMAT, VERSION = "sgma_jax encoder", "1"
-# Hashes in the names of torchvision's files (its resnet.py, weights IMAGENET1K_V1).
-TORCHVISION = {"18": "f37072fd", "34": "b627a593", "50": "0676ba61", "101": "63fe2227", "152": "394f9c45"}
 
 
 class Pretrained(NamedTuple):
@@ -39,26 +39,9 @@ class Pretrained(NamedTuple):
     """encoder, layout, source (the PyTorch file's name), source_sha256; file and sha256 of our own."""
 
 
-def where_to_get(encoder: str) -> tuple[str, str]:
-    """Where an encoder's original weights are published, and the name of the file there."""
-    config = ENCODERS[encoder]
-    if isinstance(config, PvtV2Config):
-        return (
-            (
-                f"https://github.com/whai362/PVT/releases/tag/v2 (or timm's {encoder}, or OpenGVLab/{encoder} on "
-                f"Hugging "
-                f"Face)"
-            ),
-            f"{encoder}.pth",
-        )
-    name = f"{encoder}-{TORCHVISION[config.variant]}.pth"
-    return (
-        (
-            f"https://download.pytorch.org/models/{name} (or timm's {encoder}, or microsoft/resnet-{config.variant} on "
-            f"Hugging Face)"
-        ),
-        name,
-    )
+def where_to_get(config: EncoderConfig) -> tuple[str, str] | None:
+    """Return where an encoder's original weights are published, and the file's name there; None for nowhere."""
+    return build_encoder(config, jnp.dtype("float32")).published
 
 
 def import_weights(source: Path, encoder: str, out: Path) -> ImportedEncoder:
@@ -92,15 +75,17 @@ def read_pretrained(config: ModelConfig) -> Pretrained:
     Raises InputError for a missing file, saying where its weights are published and how to import them, and for one
     that is damaged or of another encoder.
     """
-    path, encoder = Path(config.pretrained), encoder_name(config.encoder)
+    path, encoder = Path(config.pretrained), config.encoder.name
     if not path.is_file():
-        url, name = where_to_get(encoder)
-        raise InputError(
-            f"{path} (model.pretrained) is not there: it holds the first weights of {encoder}. Get {name} from {url} "
-            f"and run "
-            f"`sgma weights import {name} --encoder {encoder} --out {path}`; or begin from random weights with "
-            f"--model.pretrained ''."
-        )
+        published = where_to_get(config.encoder)
+        way_out = "Begin from random weights with --model.pretrained ''."
+        if published:
+            place, name = published
+            way_out = (
+                f"Get {name} from {place} and run `sgma weights import {name} --encoder {encoder} --out {path}`; or begin "
+                "from random weights with --model.pretrained ''."
+            )
+        raise InputError(f"{path} (model.pretrained) is not there: it holds the first weights of {encoder}. {way_out}")
     arrays, metadata = read_safetensors(path)
     if (metadata.get("format"), metadata.get("version")) != (FORMAT, VERSION):
         raise InputError(

@@ -17,19 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from sgma_jax.config import ModelConfig, PvtV2Config, ResNetConfig
+from sgma_jax.config import EncoderConfig, ModelConfig
 from sgma_jax.errors import InputError
-from sgma_jax.interop.torch_names import (
-    AROUND_ENCODER,
-    Entry,
-    Kind,
-    Table,
-    encoder_layout,
-    encoder_name,
-    encoder_table,
-    entries,
-)
-from sgma_jax.models.network import make_encoder
+from sgma_jax.interop.torch_names import Entry, encoder_layout, encoder_table, entries, table_around_encoder
+from sgma_jax.models.parts import build_encoder
+from sgma_jax.models.torch_table import Kind
 
 LISTED = 12
 """Names of one kind of miss that an error lists; more are counted."""
@@ -54,20 +46,20 @@ class ImportedEncoder(NamedTuple):
 
 
 @functools.cache
-def encoder_shapes(config: PvtV2Config | ResNetConfig) -> dict[str, tuple[int, ...]]:
+def encoder_shapes(config: EncoderConfig) -> dict[str, tuple[int, ...]]:
     """Shape of every parameter and running statistic of an encoder, by path."""
-    encoder = make_encoder(config, jnp.dtype("float32"))
+    encoder: Any = build_encoder(config, jnp.dtype("float32"))
     image, mask = jnp.zeros((1, 32, 32, 3)), jnp.ones((1, 32, 32), bool)
     shapes = jax.eval_shape(lambda: encoder.init(jax.random.key(0), image, mask, False))
     return {path: leaf.shape for path, leaf in flatten_dict(dict(shapes), sep="/").items()}
 
 
-def import_encoder(state_dict: Mapping[str, np.ndarray], config: PvtV2Config | ResNetConfig) -> ImportedEncoder:
+def import_encoder(state_dict: Mapping[str, np.ndarray], config: EncoderConfig) -> ImportedEncoder:
     """An encoder's arrays out of a state dict in any known layout, which its names tell.
 
     Raises InputError that names all misses together: what is missing, what nobody knows, and what has the wrong shape.
     """
-    name, table, stacked = encoder_name(config), encoder_table(config), encoder_shapes(config)
+    name, table, stacked = config.name, encoder_table(config), encoder_shapes(config)
     shapes = block_by_block(stacked, lambda shape, _: shape[1:])
 
     def expected(layout: str, prefix: str) -> list[Entry]:
@@ -109,7 +101,7 @@ def state_dict_of(
     whole = {path: np.asarray(leaf, np.float32) for path, leaf in flatten_dict(dict(variables), sep="/").items()}
     flat = block_by_block(whole, lambda array, block: array[block])
     parts: dict[str, dict[int, np.ndarray]] = {}
-    for entry in _model_entries(flat, encoder_table(config.encoder), encoder_layout(config.encoder, layout)):
+    for entry in _model_entries(flat, config, encoder_layout(config.encoder, layout)):
         parts.setdefault(entry.name, {})[entry.part] = _to_torch(flat[entry.path], entry.kind)
     return {name: np.ascontiguousarray(np.concatenate([p[i] for i in sorted(p)])) for name, p in parts.items()}
 
@@ -122,11 +114,10 @@ def variables_of(
     `shapes` is the tree of the variables, of arrays or of jax.ShapeDtypeStruct. Raises InputError that names all
     misses together.
     """
-    table = encoder_table(config.encoder)
     stacked = {path: tuple(leaf.shape) for path, leaf in flatten_dict(dict(shapes), sep="/").items()}
     flat = block_by_block(stacked, lambda shape, _: shape[1:])
     wanted = max(
-        (_model_entries(flat, table, layout) for layout in table.layouts),
+        (_model_entries(flat, config, layout) for layout in encoder_table(config.encoder).layouts),
         key=lambda es: sum(e.name in state_dict for e in es),
     )
     counts = [k for k in state_dict if k.endswith(".num_batches_tracked")]
@@ -157,14 +148,14 @@ def _stacked(arrays: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, .
     return found
 
 
-def _model_entries(paths: Mapping[str, Any], table: Table, layout: str) -> list[Entry]:
-    """Entries of the whole model: the encoder's in its layout, and what is around it."""
+def _model_entries(paths: Mapping[str, Any], config: ModelConfig, layout: str) -> list[Entry]:
+    """Return the entries of the whole model: the encoder's in its layout, and those of what is around it."""
     split = [(path, *path.split("/", 2)) for path in paths]
     inside = {f"{collection}/{rest}": path for path, collection, root, rest in split if root == "encoder"}
+    table, around = encoder_table(config.encoder), table_around_encoder(config)
     encoder = [e._replace(path=inside[e.path], name="encoder." + e.name) for e in entries(inside, table, layout)]
-    return encoder + entries(
-        [path for path, _, root, _ in split if root != "encoder"], AROUND_ENCODER, AROUND_ENCODER.layouts[0]
-    )
+    others = [path for path, _, root, *_ in split if root != "encoder"]
+    return encoder + entries(others, around, around.layouts[0])
 
 
 def _gather(

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 
+from sgma_jax.availability import Availability
 from sgma_jax.config import TrainConfig
+from sgma_jax.models.cpu import without_loops
 from sgma_jax.models.network import Sgma, initial_variables, make_model
+from sgma_jax.sharding import make_mesh
 
 
 def inspect_model(config: TrainConfig, size: int) -> dict[str, Any]:
@@ -21,23 +24,29 @@ def inspect_model(config: TrainConfig, size: int) -> dict[str, Any]:
     its own, in float32, because the compiler counts conversions from and to bfloat16 too.
     """
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, dtype="float32"))
-    model = make_model(config).clone(unroll=True)
-    variables, images, available = _shapes(config, size)
+    model = make_model(config)
+    variables, images, mask = _shapes(config, size)
+
+    def available(mask: Any) -> Availability:
+        return Availability.of(mask, size, size, config.model.magnify)
 
     def multiply_adds(method: Callable[..., Any], *arguments: Any) -> tuple[int, Any]:
         def run(v: Any, *a: Any) -> Any:
             return model.apply(v, *a, method=method)
 
-        compiled = jax.jit(run).lower(variables, *arguments).compile()
+        with without_loops():
+            compiled = jax.jit(run).lower(variables, *arguments).compile()
         costs: Any = compiled.cost_analysis()
         return round(costs["flops"] / 2), jax.eval_shape(run, variables, *arguments)
 
-    stem, stacked = multiply_adds(Sgma.stack, images, available)
-    encoder, maps = multiply_adds(lambda m, x, a: m.encode(x, a, False), stacked, available)
-    fusion, (results, _, _) = multiply_adds(lambda m, f, a: m.fuse(f, a), maps, available)
-    fused = [r.features for r in results]
-    mask = jax.ShapeDtypeStruct(fused[0].shape[:3], jnp.bool_)
-    head, _ = multiply_adds(lambda m, f, k: m.decode(f, k, size, size, False), fused, mask)
+    def fused_features(model: Sgma, maps: Any, mask: Any) -> list[Any]:
+        return [fused.features for fused in model.fuse(maps, available(mask))]
+
+    stem, stacked = multiply_adds(lambda m, x, a: m.stack(x, available(a)), images, mask)
+    encoder, maps = multiply_adds(lambda m, x, a: m.encode(x, available(a), False), stacked, mask)
+    fusion, fused = multiply_adds(fused_features, maps, mask)
+    seen = jax.ShapeDtypeStruct(fused[0].shape[:3], jnp.bool_)
+    head, _ = multiply_adds(lambda m, f, k: m.decode(f, k, size, size, False), fused, seen)
 
     parts: dict[str, dict[str, int]] = {}
     for part, count in {"stem": stem, "encoder": encoder, "fusion": fusion, "head": head}.items():
@@ -72,20 +81,29 @@ class SubsetCosts(NamedTuple):
 
 
 def inspect_subsets(config: TrainConfig, size: int) -> list[SubsetCosts]:
-    """Costs of one forward pass by the number of sensors present: the encoder is shared, so which ones matters to
-    the stem only."""
+    """Return the costs of one forward pass by the number of sensors present.
+
+    The encoder is shared, so which sensors they are matters to the stem only.
+    """
     model = make_model(config)
     variables, images, available = _shapes(config, size)
 
-    def run(model: Sgma, v: Any, i: Any, a: Any, subset: Any) -> Any:
+    def run(v: Any, i: Any, a: Any, subset: Any) -> Any:
         outputs: Any = model.apply(v, i, a, subset=subset)
         return outputs.logits.argmax(-1)
 
+    def compiled() -> Any:
+        # As evaluation runs it: on the mesh of one device.
+        mesh, whole = make_mesh(1, devices=jax.devices()[:1]), PartitionSpec()
+        mapped = jax.shard_map(run, mesh=mesh, in_specs=whole, out_specs=whole)
+        return jax.jit(mapped).lower(variables, images, available, present).compile()
+
     found = []
     for sensors in range(1, len(images) + 1):
-        shapes = (variables, images, available, jax.ShapeDtypeStruct((sensors,), jnp.int32))
-        counted: Any = jax.jit(partial(run, model.clone(unroll=True))).lower(*shapes).compile().cost_analysis()
-        program = jax.jit(partial(run, model)).lower(*shapes).compile()
+        present = jax.ShapeDtypeStruct((sensors,), jnp.int32)
+        with without_loops():
+            counted: Any = compiled().cost_analysis()
+        program = compiled()
         memory: Any = program.memory_analysis()
         planned = memory.argument_size_in_bytes + memory.temp_size_in_bytes + memory.output_size_in_bytes
         found.append(SubsetCosts(sensors, round(counted["flops"] / 2), planned, program))

@@ -1,12 +1,12 @@
-"""Layers that Flax lacks or that must match PyTorch exactly: depthwise convolution, masked BatchNorm, stochastic
-depth, resize."""
+"""Layers that Flax lacks or that must match PyTorch exactly: convolutions, masked BatchNorm, stochastic depth, resize.
+
+Plain JAX, the same for every platform; `cpu.py` has the forms that a CPU computes two of the convolutions by.
+"""
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 import flax.linen as nn
 import jax
@@ -14,6 +14,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
+from sgma_jax.models import cpu
+from sgma_jax.models.bilinear import bilinear
 from sgma_jax.models.devices import (
     draw_for_samples,
     max_over_rows,
@@ -30,7 +32,7 @@ TORCH_LAYER_NORM_EPSILON = 1e-5
 def masked_softmax(
     scores: Float[Array, "..."], mask: Bool[Array, "..."], axis: int | tuple[int, ...]
 ) -> Float[Array, "..."]:
-    """Softmax over the positions of `axis` where the mask holds: exactly 0 elsewhere, all 0 where it holds nowhere.
+    """Return the softmax over `axis` where the mask holds: exactly 0 elsewhere, all 0 where it holds nowhere.
 
     Finite in value and gradient for every mask, as long as the scores are finite. `axis` includes the image rows
     where devices share them; over the modalities alone it is `modalities.softmax_over_modalities`.
@@ -43,14 +45,21 @@ def masked_softmax(
     return weights / jnp.where(total > 0, total, 1.0)
 
 
+def masked_mean(values: Float[Array, "..."], mask: Bool[Array, "..."], axes: tuple[int, ...]) -> Float[Array, "..."]:
+    """Return the mean over the axes where the mask holds; 0 where it holds nowhere."""
+    return jnp.where(mask, values, 0.0).sum(axes) / jnp.maximum(mask.sum(axes), 1)
+
+
 # --- linear maps and strided convolutions -----------------------------------------------------------------------------
 
 
 def linear(
     x: Float[Array, "*positions inputs"], kernel: Float[Array, "inputs outputs"]
 ) -> Float[Array, "*positions outputs"]:
-    """`x @ kernel` with the positions in one axis: on CPU the kernel's gradient is four times faster so
-    (docs/benchmarks.md)."""
+    """Return `x @ kernel`, computed with the positions in one axis.
+
+    On CPU the kernel's gradient is four times faster so (docs/benchmarks.md).
+    """
     return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], kernel.shape[-1])
 
 
@@ -61,14 +70,27 @@ def with_row_margin(
     padding: int,
     border: Literal["constant", "edge"] = "constant",
 ) -> tuple[Array, tuple[int, int]]:
-    """What a window of `size` rows moved by `stride` is to run over, and the rows of padding above and below that
-    are still to be added to it.
+    """Return `x` and the rows (above, below) of padding that a window of `size` rows, moved by `stride`, still needs.
 
-    On a strip of an image: the strip with the rows of its neighbours, and nothing. `border` as for `with_halo`.
+    A strip of an image comes back with the rows of its neighbours, and needs none. `border` is as for `with_halo`.
     """
     if not rows_are_shared():
         return x, (padding, padding)
     return with_halo(x, padding, max(size - stride - padding, 0), border), (0, 0)
+
+
+def _strided(x: Array, kernel: Array, *, stride: int, margins: tuple[int, int], padding: int) -> Array:
+    margin = (margins, (padding, padding))
+    return lax.conv_general_dilated(x, kernel, (stride, stride), margin, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+_strided_convolution = bilinear(
+    "strided_convolution",
+    _strided,
+    cpu.strided_convolution,
+    cpu.strided_convolution_by_input,
+    cpu.strided_convolution_by_kernel,
+)
 
 
 def strided_convolution(
@@ -77,202 +99,50 @@ def strided_convolution(
     stride: int,
     padding: int,
 ) -> Float[Array, "batch coarse_height coarse_width outputs"]:
-    """A convolution with zeros around, as PyTorch's.
-
-    On CPU as one matrix product over patches, because XLA's gradient of a strided convolution there is many times
-    slower.
-    """
-    size, outputs = kernel.shape[0], kernel.shape[3]
-    x, margins = with_row_margin(x, size, stride, padding)
-    if jax.default_backend() != "cpu":
-        margin = (margins, (padding, padding))
-        return lax.conv_general_dilated(x, kernel, (stride, stride), margin, dimension_numbers=("NHWC", "HWIO", "NHWC"))
-    height = (x.shape[1] + sum(margins) - size) // stride + 1
-    width = (x.shape[2] + 2 * padding - size) // stride + 1
-    # Blocks of stride x stride pixels, side by side in the channels. A window covers `reach` blocks each way, the
-    # kernel filled up with zeros: a few wide slices instead of size x size narrow ones.
-    reach = -(-size // stride)
-    rows, columns = ((n + reach - 1) for n in (height, width))
-    ends = [
-        (low, n * stride - side - low)
-        for n, side, low in ((rows, x.shape[1], margins[0]), (columns, x.shape[2], padding))
-    ]
-    x = lax.pad(
-        x, jnp.zeros((), x.dtype), [(0, 0, 0), *((low, high, 0) for low, high in ends), (0, 0, 0)]
-    )  # cuts off where negative
-    blocks = (
-        x.reshape(-1, rows, stride, columns, stride, x.shape[3])
-        .transpose(0, 1, 3, 2, 4, 5)
-        .reshape(-1, rows, columns, stride**2 * x.shape[3])
-    )
-    windows = jnp.concatenate(
-        [blocks[:, i : i + height, j : j + width] for i in range(reach) for j in range(reach)], -1
-    )
-    fill = reach * stride - size
-    filled = jnp.pad(kernel, ((0, fill), (0, fill), (0, 0), (0, 0)))
-    filled = filled.reshape(reach, stride, reach, stride, -1, outputs).transpose(0, 2, 1, 3, 4, 5).reshape(-1, outputs)
-    return linear(windows, filled)
+    """Return a convolution with `padding` zeros around, as PyTorch's."""
+    x, margins = with_row_margin(x, kernel.shape[0], stride, padding)
+    out: Array = _strided_convolution(x, kernel, stride=stride, margins=margins, padding=padding)
+    return out
 
 
 def gelu(x: Float[Array, "*any"]) -> Float[Array, "*any"]:
-    """x times the normal distribution's function, as PyTorch computes it; `jax.nn.gelu` goes by erfc, which costs
-    several times as much.
+    """Return x times the normal distribution's function, as PyTorch computes it.
 
+    `jax.nn.gelu` goes by erfc, which costs several times as much.
     Only x is kept for the gradient: computing the rest again is cheaper than moving it through memory.
     """
     return jax.checkpoint(lambda y: 0.5 * y * (1.0 + lax.erf(y * math.sqrt(0.5))))(x)
 
 
-# --- depthwise convolution -------------------------------------------------------------------------------------------
-
-
-MOST_SAMPLES = 4
-"""[C] Samples of which the kernel's gradient adds up products in one pass; more make the pass longer to compile."""
-
-# What a loop cuts out for its next round is carried into it: cut and used in the same round, XLA on CPU computes both
-# in one piece of code, which it does not vectorise, and takes five times as long (docs/benchmarks.md).
-
-
-def _shifted_products(x: Array, kernel: Array, unroll: bool = False) -> Array:
-    rows, columns = kernel.shape[-3:-1]
-    height, width = x.shape[-3:-1]
-    in_x, in_kernel = x.ndim - 3, kernel.ndim - 3
-    at_once = rows if rows <= 3 or unroll else 2  # rows of taps
-    rounds = -(-rows // at_once)
-    more = rounds * at_once - rows
-    padded = jnp.pad(x, [(0, 0)] * in_x + [(rows // 2, rows // 2 + more), (columns // 2,) * 2, (0, 0)])
-    taps = jnp.pad(kernel, [(0, 0)] * in_kernel + [(0, more), (0, 0), (0, 0)])
-
-    def add_rows(total: Array, strip: Array, taps: Array) -> Array:
-        for i, j in itertools.product(range(at_once), range(columns)):
-            total = total + strip[..., i : i + height, j : j + width, :] * taps[..., i : i + 1, j : j + 1, :]
-        return total
-
-    def cut(i: Any) -> tuple[Array, Array]:
-        strip = lax.dynamic_slice_in_dim(padded, i * at_once, height + at_once - 1, axis=in_x)
-        return strip, lax.dynamic_slice_in_dim(taps, i * at_once, at_once, axis=in_kernel)
-
-    if rounds == 1:
-        return add_rows(jnp.zeros_like(x), padded, taps)
-    # A loop, not only to compile a row once: what leaves a loop is in memory, and no reader of it computes the taps
-    # anew.
-    return lax.fori_loop(0, rounds, lambda i, c: (add_rows(c[0], *c[1]), cut(i + 1)), (jnp.zeros_like(x), cut(0)))[0]
-
-
-def _kernel_gradient(x: Array, gradient: Array, rows: int, columns: int) -> Array:
-    """Of `_shifted_products`, by its kernel, in float32.
-
-    Row by row of the gradient, a few samples at a time, elementwise into sums over all but the columns of the map,
-    which come last: XLA on CPU vectorises that, and not a sum of products.
-    """
-    batch, *group, height, width, channels = x.shape
-    samples = max(n for n in range(1, MOST_SAMPLES + 1) if batch % n == 0)
-    parts, rest = batch // samples, [0] * len(group)
-    padded = jnp.pad(x, [(0, 0)] * (x.ndim - 3) + [(rows // 2,) * 2, (columns // 2,) * 2, (0, 0)])
-
-    def cut(i: Any) -> tuple[Array, Array]:
-        start = [i % parts * samples, *rest, i // parts, 0, 0]
-        band = lax.dynamic_slice(padded, start, (samples, *group, rows, width + columns - 1, channels))
-        return band, lax.dynamic_slice(gradient, start, (samples, *group, 1, width, channels))
-
-    def add_row(i: Any, carried: tuple[list[Array], tuple[Array, Array]]) -> tuple[list[Array], tuple[Array, Array]]:
-        sums, (band, row) = carried
-        for j, sample in itertools.product(range(columns), range(samples)):
-            sums[j] = sums[j] + band[sample, ..., j : j + width, :] * row[sample]
-        return sums, cut(i + 1)
-
-    zeros = jnp.zeros_like(padded[0, ..., :rows, :width, :], jnp.float32)
-    sums, _ = lax.fori_loop(0, height * parts, add_row, ([zeros] * columns, cut(0)))
-    return jnp.stack([by_column.sum(-2) for by_column in sums], -2)
-
-
-@jax.custom_vjp
-def _depthwise_cpu(x: Array, kernel: Array) -> Array:
-    return _shifted_products(x, kernel)
-
-
-def _depthwise_cpu_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
-    return _shifted_products(x, kernel), (x, kernel)
-
-
-def _depthwise_cpu_backward(residuals: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
-    x, kernel = residuals
-    by_kernel = _kernel_gradient(x, gradient, *kernel.shape[-3:-1])
-    return _shifted_products(gradient, kernel[..., ::-1, ::-1, :]), by_kernel.astype(kernel.dtype)
-
-
-_depthwise_cpu.defvjp(_depthwise_cpu_forward, _depthwise_cpu_backward)
-
-
-def depthwise(
-    x: Float[Array, "batch *group height width channels"],
-    kernel: Float[Array, "*group rows columns channels"],
-    unroll: bool = False,
-) -> Array:
-    """Depthwise convolution of stride 1, zero padding and odd kernels; with a group axis, one kernel stack per
-    group.
-
-    `unroll` is for the compiler's cost analysis, which counts a loop once. XLA's grouped convolution is 6 to 23
-    times slower than shifted products on CPU (docs/benchmarks.md); elsewhere it is the one to use.
-    """
-    reach = kernel.shape[-3] // 2
-    if jax.default_backend() == "cpu":
-        extended, margins = with_row_margin(x, 2 * reach + 1, 1, reach)
-        out = _shifted_products(extended, kernel, unroll) if unroll else _depthwise_cpu(extended, kernel)
-        cut = reach - margins[0]  # of the neighbours' rows the results are theirs
-        return lax.slice_in_dim(out, cut, out.shape[-3] - cut, axis=x.ndim - 3)
+def _grouped(x: Array, kernel: Array, *, margins: tuple[int, int]) -> Array:
     if x.ndim == 5:  # one convolution over group x channels
         batch, group, height, width, channels = x.shape
         side_by_side = jnp.moveaxis(x, 1, 3).reshape(batch, height, width, group * channels)
         kernels = jnp.moveaxis(kernel, 0, 2).reshape(*kernel.shape[1:3], group * channels)
-        out = depthwise(side_by_side, kernels).reshape(batch, height, width, group, channels)
-        return jnp.moveaxis(out, 3, 1)
-    x, margins = with_row_margin(x, 2 * reach + 1, 1, reach)
+        out = _grouped(side_by_side, kernels, margins=margins)
+        return jnp.moveaxis(out.reshape(batch, -1, width, group, channels), 3, 1)
     margin = (margins, (kernel.shape[1] // 2,) * 2)
-    return lax.conv_general_dilated(
-        x,
-        kernel[:, :, None, :],
-        (1, 1),
-        margin,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        feature_group_count=x.shape[-1],
-    )
+    layout, groups = ("NHWC", "HWIO", "NHWC"), x.shape[-1]
+    kernel = kernel[:, :, None, :]
+    return lax.conv_general_dilated(x, kernel, (1, 1), margin, dimension_numbers=layout, feature_group_count=groups)
 
 
-CACHED = 2**20
-"""Bytes of one intermediate array that two cores keep in their caches [C]."""
+_depthwise = bilinear("depthwise", _grouped, cpu.depthwise, cpu.depthwise_by_input, cpu.depthwise_by_kernel)
 
 
-def in_chunks(f: Callable[[Any], Any], inputs: Any, bytes_each: int, unroll: bool = False) -> Any:
-    """`f(inputs)`, for an `f` that works on each element of the leading axis alone; `bytes_each` is its largest
-    intermediate array's part.
-
-    On a CPU device `f` runs on few elements at a time, so that what it computes stays in the cache, and its gradient
-    computes it again instead of fetching it from memory: an MLP of PVT-v2 with its gradient takes half the time
-    (docs/benchmarks.md). Elsewhere it is just `f(inputs)`: an accelerator wants all at once, and devices that share
-    rows exchange them once, not once a chunk. `unroll` asks for that too, for the compiler's cost analysis.
-    """
-    elements = jax.tree.leaves(inputs)[0].shape[0]
-    # Inside shard_map every device has elements of its own, whose axis nobody shares, unless it has but a strip of
-    # each.
-    shared = jax.device_count() > 1 and (not jax.sharding.get_abstract_mesh().manual_axes or rows_are_shared())
-    if unroll or jax.default_backend() != "cpu" or shared:
-        return f(inputs)
-    size = max(n for n in range(1, elements + 1) if elements % n == 0 and (n == 1 or n * bytes_each <= CACHED))
-    f = jax.checkpoint(f)
-    if size == elements:
-        return f(inputs)
-    chunks = jax.tree.map(lambda x: x.reshape(-1, size, *x.shape[1:]), inputs)
-    results = lax.map(f, chunks)
-    return jax.tree.map(lambda x: x.reshape(elements, *x.shape[2:]), results)
+def depthwise(
+    x: Float[Array, "batch *group height width channels"], kernel: Float[Array, "*group rows columns channels"]
+) -> Float[Array, "batch *group height width channels"]:
+    """Return the depthwise convolution of stride 1 with zeros around; kernels are odd, and each group has its own."""
+    x, margins = with_row_margin(x, kernel.shape[-3], 1, kernel.shape[-3] // 2)
+    out: Array = _depthwise(x, kernel, margins=margins)
+    return out
 
 
 def drop_path_factors(key: Array, rates: Float[Array, " branch"], batch: int) -> Float[Array, "branch batch"]:
-    """Stochastic depth: what each residual branch of each sample is multiplied by: 0 with probability `rate`, else 1
-    / (1 - rate).
+    """Return the factors of stochastic depth: 0 with probability `rate`, else 1 / (1 - rate), per branch and sample.
 
-    All branches at once, because a draw of its own for each makes random numbers a seventh of what a training step
-    compiles.
+    All branches are drawn at once: a draw for each would be a seventh of what a training step compiles.
     """
     keep = 1.0 - rates[:, None]
     return jnp.where(keep > draw_for_samples(key, batch, (len(rates),)).T, 1.0 / keep, 0.0)
@@ -281,13 +151,12 @@ def drop_path_factors(key: Array, rates: Float[Array, " branch"], batch: int) ->
 def drop_channels(
     x: Float[Array, "batch height width channels"], rate: float, key: Array
 ) -> Float[Array, "batch height width channels"]:
-    """Dropout of whole channels of a sample; the others are scaled by 1 / (1 - rate)."""
+    """Drop whole channels of each sample with probability `rate`; the others are scaled by 1 / (1 - rate)."""
     kept = draw_for_samples(key, x.shape[0], (1, 1, x.shape[3])) >= rate
     return jnp.where(kept, x / (1.0 - rate), jnp.zeros((), x.dtype))
 
 
-# --- modules
-# -----------------------------------------------------------------------------------------------------------
+# --- modules ----------------------------------------------------------------------------------------------------------
 
 
 class Kernel(nn.Module):

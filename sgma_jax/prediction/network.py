@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
+from sgma_jax.availability import STRIDES, refine
 from sgma_jax.config import TrainConfig
 from sgma_jax.errors import InputError
-from sgma_jax.modalities import refine
-from sgma_jax.models.network import STRIDES, Sgma, initial_variables, make_model
+from sgma_jax.models.network import Sgma, initial_variables, make_model
 from sgma_jax.prediction.options import Robustness
 from sgma_jax.prediction.windows import ONE, Answers, Labels
 from sgma_jax.runs.checkpoints import restore_newest_model
@@ -90,7 +90,7 @@ class SgmaWindows:
         self, run: Run, sensors: Sequence[str], window: int, batch: int, robustness: Robustness = "none"
     ) -> None:
         devices = jax.local_devices()
-        together = 1 if jax.default_backend() == "cpu" else TOGETHER
+        together = 1 if devices[0].platform == "cpu" else TOGETHER
         step = together * len(devices)
         self.window, self.batch = window, -(-batch // step) * step
         schema, names = run.schema.schema, run.check_sensors(sensors)

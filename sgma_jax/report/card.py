@@ -6,16 +6,7 @@ from __future__ import annotations
 import json
 from typing import Any, NamedTuple
 
-from sgma_jax.config import (
-    ConcatenationFusionConfig,
-    FusionTokenConfig,
-    MeanFusionConfig,
-    PvtV2Config,
-    RankedSelectionFusionConfig,
-    SemanticGuidedFusionConfig,
-    TrainConfig,
-    to_json,
-)
+from sgma_jax.config import TrainConfig, to_json
 from sgma_jax.data.schema import Manifest
 from sgma_jax.report.figures import together
 from sgma_jax.report.records import Run
@@ -28,15 +19,6 @@ MISJUDGED = 0.05
 """[C] Expected calibration error above which probabilities are called misleading."""
 PARTIAL = 0.995
 """[C] Coverage below which a subset is said to have been scored on a part of the pixels."""
-
-FUSIONS: dict[type, str] = {
-    SemanticGuidedFusionConfig: "semantic-guided fusion (SGF)",
-    MeanFusionConfig: "mean fusion",
-    ConcatenationFusionConfig: "concatenation",
-    RankedSelectionFusionConfig: "ranked selection (after MAGIC)",
-    FusionTokenConfig: "a fusion token (after IMLT)",
-}
-"""Kinds of fusion in the field's words."""
 
 
 class SensorFacts(NamedTuple):
@@ -151,10 +133,8 @@ def provenance_revision(run: Run) -> str | None:
 
 def describe_model(config: TrainConfig) -> str:
     """Encoder, fusion and sampling, in the field's words."""
-    encoder = config.model.encoder
-    name = f"PVT-v2-{encoder.variant}" if isinstance(encoder, PvtV2Config) else f"ResNet-{encoder.variant}"
     sampling = "modality-aware sampling (MAS)" if config.sampling else "no modality-aware sampling"
-    return f"{name} with {FUSIONS[type(config.model.fusion)]} and {sampling}"
+    return f"{config.model.encoder.title} with {config.model.fusion.title} and {sampling}"
 
 
 def _sentence(run: Run) -> str:

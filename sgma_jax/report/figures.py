@@ -8,14 +8,7 @@ from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
-from sgma_jax.config import (
-    MAY_CHANGE,
-    FusionTokenConfig,
-    MeanFusionConfig,
-    SemanticGuidedFusionConfig,
-    TrainConfig,
-    differences,
-)
+from sgma_jax.config import MAY_CHANGE, TrainConfig, differences
 from sgma_jax.report.charts import Axis, Line, line_chart, reliability_chart
 from sgma_jax.report.records import Run, SubsetScores
 
@@ -78,11 +71,12 @@ def summary_rows(runs: Sequence[Run]) -> list[Row]:
 def ablation_rows(runs: Sequence[Run]) -> list[AblationRow]:
     """The runs by SGF and MAS, the baseline first, as in the paper's ablation; nothing where they do not differ in
     either, or in another fusion."""
-    if not all(isinstance(r.config.model.fusion, SemanticGuidedFusionConfig | MeanFusionConfig) for r in runs):
+    fusions = [r.config.model.fusion for r in runs]
+    if not all(fusion.trains_drawn_modality for fusion in fusions):
         return []
     rows = [
-        AblationRow(r, isinstance(r.config.model.fusion, SemanticGuidedFusionConfig), r.config.sampling is not None)
-        for r in runs
+        AblationRow(r, fusion.weighs_modalities, r.config.sampling is not None)
+        for r, fusion in zip(runs, fusions, strict=True)
     ]
     if len({row[1:] for row in rows}) < 2:
         return []
@@ -105,7 +99,7 @@ def besides_ablation(changes: Sequence[Difference]) -> list[str]:
 
 def fusion_note(run: Run) -> str:
     """What a reader of a run's robustness maps must know of its fusion."""
-    weighs = isinstance(run.config.model.fusion, SemanticGuidedFusionConfig | FusionTokenConfig)
+    weighs = run.config.model.fusion.weighs_modalities
     return "" if weighs else "a fusion that counts every sensor alike"
 
 

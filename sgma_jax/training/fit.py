@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from sgma_jax.config import TrainConfig, check
+from sgma_jax.config import TrainConfig
+from sgma_jax.config_check import check
 from sgma_jax.data.pipeline import evaluation_batches, open_split, training_batches
 from sgma_jax.data.schema import read_manifest
 from sgma_jax.data.source import Source

@@ -1,4 +1,4 @@
-"""Cross-entropy over labelled pixels."""
+"""Losses over labelled pixels: each is a function of logits, labels and the pixels' weights."""
 
 from __future__ import annotations
 
@@ -6,31 +6,22 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
-from sgma_jax.config import FusionConfig, FusionTokenConfig, RankedSelectionFusionConfig
 from sgma_jax.structs import IGNORE
+
+
+def pixel_weights(
+    labels: Int[Array, "batch height width"], answered: Bool[Array, "batch height width"]
+) -> Float[Array, "batch height width"]:
+    """Return each pixel's weight in the mean: 1 where it has a label and an answer, else 0."""
+    return ((labels != IGNORE) & answered).astype(jnp.float32)
 
 
 def cross_entropy(
     logits: Float[Array, "batch height width classes"],
     labels: Int[Array, "batch height width"],
-    answered: Bool[Array, "batch height width"],
-    pixels: Float[Array, ""] | None = None,
+    weights: Float[Array, "batch height width"],
 ) -> Float[Array, ""]:
-    """Mean over the pixels that have a label and an answer; 0 where there is none.
-
-    Of a part of a batch: its share of the mean, where `pixels` is the number of such pixels in the whole batch; the
-    shares add up.
-    """
-    counts = (labels != IGNORE) & answered
-    number = counts.sum() if pixels is None else pixels
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.where(counts, labels, 0))
-    return jnp.where(counts, losses, 0.0).sum() / jnp.maximum(number, 1)
-
-
-def auxiliary_weights(fusion: FusionConfig) -> dict[str, float]:
-    """Weights of the losses that a fusion brings itself, by their names in `Outputs.auxiliary`."""
-    if isinstance(fusion, RankedSelectionFusionConfig):
-        return {"alignment": fusion.alignment_loss_weight}
-    if isinstance(fusion, FusionTokenConfig):
-        return {"contrast": fusion.contrast_loss_weight, "reconstruction": fusion.reconstruction_loss_weight}
-    return {}
+    """Return the weighted sum of the pixels' cross-entropies: the numerator of a mean, so parts of a batch add up."""
+    counts = weights > 0
+    errors = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.where(counts, labels, 0))
+    return jnp.where(counts, errors * weights, 0.0).sum()

@@ -12,13 +12,13 @@ import optax
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
-from sgma_jax.config import RankedSelectionFusionConfig, TrainConfig
-from sgma_jax.modalities import per_pixel, take_drawn
+from sgma_jax.availability import Availability
+from sgma_jax.config import TrainConfig
 from sgma_jax.models.devices import sum_over_devices, sum_over_rows
-from sgma_jax.models.network import Sgma, initial_variables, make_model
+from sgma_jax.models.network import initial_variables, make_model
 from sgma_jax.sharding import batch_sharding, batch_specs, own_gradients, replicated, whole_parameters, with_sharding
-from sgma_jax.structs import IGNORE, Batch, Outputs, TrainState
-from sgma_jax.training.losses import auxiliary_weights, cross_entropy
+from sgma_jax.structs import Batch, Branch, Outputs, TrainState
+from sgma_jax.training.losses import cross_entropy, pixel_weights
 from sgma_jax.training.optimization import optimizer
 
 
@@ -53,38 +53,47 @@ def state_initializer(config: TrainConfig, mesh: Mesh) -> tuple[Callable[[], Tra
     shapes = with_sharding(jax.eval_shape(init), mesh)
     # It runs once, and on CPU optimising its hundreds of random draws would take nearly as long as compiling the
     # training step.
-    quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+    quick = {"xla_backend_optimization_level": 0} if mesh.devices.flat[0].platform == "cpu" else None
     return jax.jit(init, out_shardings=jax.tree.map(lambda x: x.sharding, shapes), compiler_options=quick), shapes
 
 
 def robustness_report(
-    outputs: Outputs,
+    robustness: tuple[Float[Array, "batch modality height width"], ...],
+    sees: tuple[Bool[Array, "batch modality height width"], ...],
 ) -> tuple[Float[Array, "batch scale modality"], Bool[Array, "batch scale modality"]]:
-    """Each sample's mean robustness per scale and modality, and where it says something.
+    """Return each sample's mean robustness per scale and modality, and where it says something.
 
-    [C] Only positions that two or more modalities see count. A share among n of M modalities is scaled by n / M, so
-    that being one of few does not look robust.
+    [C] Only positions that two or more modalities see count.
+    A share among n of M modalities is scaled by n / M, so that being one of few does not look robust.
     """
     means, informative = [], []
-    for robustness, sees in zip(outputs.robustness, outputs.sees, strict=True):
-        seeing = sees.sum(1, keepdims=True)
-        counts = sees & (seeing >= 2)
-        share = jnp.where(counts, robustness * seeing / sees.shape[1], 0.0)
+    for shares, seen in zip(robustness, sees, strict=True):
+        seeing = seen.sum(1, keepdims=True)
+        counts = seen & (seeing >= 2)
+        scaled = jnp.where(counts, shares * seeing / seen.shape[1], 0.0)
         positions = sum_over_rows(counts.sum((2, 3)))
-        means.append(sum_over_rows(share.sum((2, 3))) / jnp.maximum(positions, 1))
+        means.append(sum_over_rows(scaled.sum((2, 3))) / jnp.maximum(positions, 1))
         informative.append(positions > 0)
     return jnp.stack(means, 1), jnp.stack(informative, 1)
 
 
-def labelled_pixels(model: Sgma, batch: Batch) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """How many pixels of the whole batch, on all devices, the fused branch's loss is a mean over, and MAS's; from
-    masks alone."""
-    answered: Any = model.apply(
-        {}, per_pixel(batch.available, *batch.labels.shape[1:]) & batch.kept[:, :, None, None], method=Sgma.answers
-    )
-    counts = [((batch.labels != IGNORE) & seen).sum() for seen in (answered, take_drawn(batch.available, batch.drawn))]
-    fused, drawn = (sum_over_devices(count.astype(jnp.float32)) for count in counts)  # int32 would end at 2^31 pixels
-    return fused, drawn
+def branch_weights(config: TrainConfig, batch: Batch) -> tuple[Array, Array]:
+    """Return the whole batch's pixel weights, over all devices, of the fused and the second branch; from masks
+    alone."""
+    height, width = batch.labels.shape[1:]
+    recorded = Availability.of(batch.available, height, width, config.model.magnify)
+    fused = recorded.kept(batch.kept).answered
+    second = recorded.of_drawn(batch.drawn).pixels[:, 0] if config.sampling else fused
+    fused_sum, second_sum = (sum_over_devices(pixel_weights(batch.labels, seen).sum()) for seen in (fused, second))
+    return fused_sum, second_sum
+
+
+def second_branch(config: TrainConfig) -> tuple[str, float]:
+    """Return name and weight of the second branch's loss; no name where there is no such branch."""
+    if config.sampling:
+        return "mas", config.sampling.loss_weight
+    name = config.model.fusion.second_loss
+    return name, config.model.fusion.loss_weights.get(name, 0.0)
 
 
 def micro_batches(batch: Batch, number: int) -> Batch:
@@ -104,40 +113,38 @@ def make_gradients(config: TrainConfig, specs: Any) -> Callable[..., Any]:
     `models.devices` says: parameters, once; gradients, once, also where micro-batches accumulate them; counts and
     losses.
     """
-    model, sampling, weight = make_model(config), config.sampling, config.optimizer.fused_loss_weight
+    model, fusion = make_model(config), config.model.fusion
+    second, second_weight = second_branch(config)
 
     def loss(params: Any, batch_stats: Any, pixels: tuple[Array, Array], batch: Batch, key: Array) -> tuple[Array, Any]:
+        def mean(branch: Branch | Outputs, whole: Array) -> Array:
+            """Return this part's share of the branch's mean over the whole batch."""
+            weights = pixel_weights(batch.labels, branch.answered)
+            return cross_entropy(branch.logits, batch.labels, weights) / jnp.maximum(whole, 1)
+
         outputs, updates = model.apply(
             {"params": params, "batch_stats": batch_stats},
             batch.images,
             batch.available,
             kept=batch.kept,
-            drawn=batch.drawn if sampling else None,
+            drawn=batch.drawn if config.sampling else None,
             train=True,
             rngs={"dropout": key},
             mutable=["batch_stats"],
         )
-        fused = cross_entropy(outputs.logits, batch.labels, outputs.answered, pixels[0])
-        losses = {"loss_fused": fused, "loss": weight * fused}
-        if sampling:
-            losses["loss_mas"] = cross_entropy(
-                outputs.drawn_logits, batch.labels, take_drawn(batch.available, batch.drawn), pixels[1]
-            )
-            losses["loss"] += sampling.loss_weight * losses["loss_mas"]
-        if isinstance(config.model.fusion, RankedSelectionFusionConfig):
-            losses["loss_selection"] = cross_entropy(outputs.drawn_logits, batch.labels, outputs.answered, pixels[0])
-            losses["loss"] += config.model.fusion.selection_loss_weight * losses["loss_selection"]
-        for name, auxiliary_weight in auxiliary_weights(config.model.fusion).items():
-            losses[f"loss_{name}"] = (
-                outputs.auxiliary[name].sum() / config.data.batch_size
-            )  # this part's share of the mean
-            losses["loss"] += auxiliary_weight * losses[f"loss_{name}"]
-        return losses["loss"], (losses, updates["batch_stats"], robustness_report(outputs))
+        parts = {"fused": (config.optimizer.fused_loss_weight, mean(outputs, pixels[0]))}
+        if second:
+            parts[second] = (second_weight, mean(outputs.second, pixels[1]))
+        for name, own in outputs.losses.items():
+            parts[name] = (fusion.loss_weights[name], own.sum() / config.data.batch_size)
+        total = jnp.asarray(sum(weight * part for weight, part in parts.values()))
+        losses = {"loss": total, **{f"loss_{name}": part for name, (_, part) in parts.items()}}
+        return total, (losses, updates["batch_stats"], robustness_report(outputs.robustness, outputs.sees))
 
     def gradients(params: Any, batch_stats: Any, step: Array, batch: Batch) -> tuple[Any, Any, dict[str, Array], Any]:
         params = whole_parameters(params, specs)
         key = jax.random.fold_in(jax.random.key(config.seed), step)
-        part = partial(jax.grad(loss, has_aux=True), params, batch_stats, labelled_pixels(model, batch))
+        part = partial(jax.grad(loss, has_aux=True), params, batch_stats, branch_weights(config, batch))
         if config.accumulate == 1:
             total, (losses, batch_stats, report) = part(batch, key)
         else:

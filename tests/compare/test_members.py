@@ -14,7 +14,8 @@ from experiments.compare.methods import GROUPS, METHODS, REFERENCE
 from experiments.demo import config as demo
 from experiments.grau_du_roi import config as grau_du_roi
 from experiments.zion import config as zion
-from sgma_jax.config import TrainConfig, check, differences, from_json, to_json
+from sgma_jax.config import TrainConfig, differences, from_json, to_json
+from sgma_jax.config_check import check
 from sgma_jax.errors import InputError
 
 

@@ -15,8 +15,8 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from sgma_jax.config import ModelConfig, from_json
-from sgma_jax.interop.torch_names import ENCODERS
 from sgma_jax.interop.torch_weights import encoder_shapes, state_dict_of, variables_of
+from sgma_jax.kinds import ENCODERS
 from sgma_jax.models.network import initial_variables
 from sgma_jax.runs.checkpoints import restore_newest_model
 from sgma_jax.runs.folder import read_config

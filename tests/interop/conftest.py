@@ -9,8 +9,8 @@ import pytest
 from flax.traverse_util import unflatten_dict
 
 from sgma_jax.config import ModelConfig
-from sgma_jax.interop.torch_names import ENCODERS
 from sgma_jax.interop.torch_weights import encoder_shapes, state_dict_of
+from sgma_jax.kinds import ENCODERS
 
 
 def random_encoder(name: str) -> dict[str, np.ndarray]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -9,10 +11,21 @@ from flax.traverse_util import flatten_dict
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sgma_jax.config import DataConfig, MeanFusionConfig, ModelConfig, PvtV2Config, ResNetConfig, TrainConfig
+from experiments.compare.methods import METHODS
+from experiments.demo import config as DEMO
+from sgma_jax.config import (
+    DataConfig,
+    MeanFusionConfig,
+    ModelConfig,
+    PlainConfig,
+    PvtV2Config,
+    ResNetConfig,
+    TrainConfig,
+)
 from sgma_jax.errors import InputError
-from sgma_jax.interop.torch_names import ENCODERS, encoder_table, entries
+from sgma_jax.interop.torch_names import encoder_table, entries
 from sgma_jax.interop.torch_weights import block_by_block, encoder_shapes, import_encoder, state_dict_of, variables_of
+from sgma_jax.kinds import ENCODERS
 from sgma_jax.models.network import initial_variables
 
 LAYOUTS = [
@@ -168,3 +181,17 @@ def test_a_whole_model_goes_there_and_back_to_the_bit(kind: str, layout: str | N
 def test_a_layout_of_the_other_family_is_refused(state_dict) -> None:
     with pytest.raises(InputError, match=r"pvt_v2_b0 has no layout 'torchvision'; it has authors, timm, transformers"):
         state_dict("pvt_v2_b0", "torchvision")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_of_the_comparison_is_exported_whole_and_comes_back(method: str) -> None:
+    config = METHODS[method](DEMO)
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, encoder=PlainConfig(), stem="linear"))
+    shapes = jax.eval_shape(lambda: initial_variables(config))
+    rng = np.random.default_rng(0)
+    variables = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), shapes)
+    exported = state_dict_of(variables, config.model)
+    assert sum(a.size for a in exported.values()) == sum(x.size for x in jax.tree.leaves(variables))
+    again = variables_of(exported, config.model, shapes)
+    for (path, mine), (_, theirs) in zip(*map(jax.tree_util.tree_leaves_with_path, (variables, again)), strict=True):
+        np.testing.assert_array_equal(mine, theirs, err_msg=jax.tree_util.keystr(path))

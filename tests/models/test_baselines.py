@@ -4,7 +4,7 @@ sensors may change."""
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -13,12 +13,10 @@ import numpy as np
 import pytest
 
 from sgma_jax.config import ConcatenationFusionConfig, FusionTokenConfig
-from sgma_jax.models.fusions.baselines import (
-    ConcatenationFusion,
-    ContrastAndReconstruction,
-    FusionToken,
-    RankedSelectionFusion,
-)
+from sgma_jax.models.fusions.concatenation import ConcatenationFusion
+from sgma_jax.models.fusions.fused import Fused
+from sgma_jax.models.fusions.ranked_selection import RankedSelectionFusion
+from sgma_jax.models.fusions.token import ContrastAndReconstruction, FusionToken
 
 SENSORS = ("rgb", "dsm", "nir")
 BATCH, HEIGHT, WIDTH, CHANNELS = 2, 4, 5, 16
@@ -54,8 +52,8 @@ def programs(name: str) -> tuple[Any, Any, Any]:
 
     def scalar(params: Any, features: Any, available: Any) -> Any:
         out = run(params, features, available)
-        selected = 0.0 if out.drawn_features is None else jnp.sum(jnp.sin(out.drawn_features))
-        return jnp.sum(jnp.sin(out.features)) + selected + sum(loss.sum() for loss in (out.auxiliary or {}).values())
+        selected = 0.0 if out.second is None else jnp.sum(jnp.sin(out.second.features))
+        return jnp.sum(jnp.sin(out.features)) + selected + sum(loss.sum() for loss in (out.losses or {}).values())
 
     return params, jax.jit(run), jax.jit(jax.grad(scalar, argnums=(0, 1)))
 
@@ -144,10 +142,26 @@ def test_selection_takes_the_sensors_most_and_least_like_the_aggregate_and_align
     for sample in range(BATCH):
         best, worst = likeness[sample].argmax(), likeness[sample].argmin()
         np.testing.assert_allclose(
-            out.drawn_features[sample], (features[sample, best] + features[sample, worst]) / 2, rtol=1e-5, atol=1e-6
+            out.second.features[sample], (features[sample, best] + features[sample, worst]) / 2, rtol=1e-5, atol=1e-6
         )
         rest = [m for m in range(3) if m != best]
-        np.testing.assert_allclose(out.auxiliary["alignment"][sample], (1 - likeness[sample, rest]).mean(), rtol=1e-4)
+        np.testing.assert_allclose(out.losses["alignment"][sample], (1 - likeness[sample, rest]).mean(), rtol=1e-4)
+
+
+class Seen(NamedTuple):
+    """The availability of one scale alone."""
+
+    scales: tuple[Any, ...]
+
+
+def losses_of(
+    losses: ContrastAndReconstruction, params: Any, features: Any, fused: Any, recorded: Any, kept: Any
+) -> Any:
+    """The losses at one scale; without parameters, fresh ones."""
+    arguments = ([features], [Fused(fused, recorded)], Seen((recorded,)), Seen((kept,)))
+    return (
+        losses.init(jax.random.key(0), *arguments) if params is None else losses.apply({"params": params}, *arguments)
+    )
 
 
 def naive_losses(
@@ -176,10 +190,10 @@ def naive_losses(
 def test_contrast_has_a_gradient_however_wrong_it_is_and_is_finite_where_nothing_is_there() -> None:
     losses = ContrastAndReconstruction(FusionTokenConfig(temperature=0.01), SENSORS)
     features, everywhere = features_of(9), np.ones(SHAPE, bool)
-    params = jax.jit(losses.init)(jax.random.key(0), features, features[:, 0], everywhere, everywhere)["params"]
+    params = losses_of(losses, None, features, features[:, 0], everywhere, everywhere)["params"]
 
     def contrast(features: Any, recorded: Any) -> Any:
-        return losses.apply({"params": params}, features, features[:, 0], recorded, recorded)["contrast"].sum()  # type: ignore[call-overload,index]
+        return losses_of(losses, params, features, features[:, 0], recorded, recorded)["contrast"].sum()
 
     value, gradient = jax.jit(jax.value_and_grad(contrast))(features, everywhere)
     assert value > -BATCH * np.log(1e-9)  # so far off that a softmax would round to nothing
@@ -195,8 +209,8 @@ def test_contrast_and_reconstruction_are_each_samples_own_and_what_the_plain_for
     features, recorded = features_of(7), mask_of(7, 0.8)
     fused = features_of(8)[:, 0]
     kept = recorded & np.array([[True, False, True], [True, True, True]])[..., None, None]
-    params = jax.jit(losses.init)(jax.random.key(0), features, fused, recorded, kept)["params"]
-    got = jax.jit(losses.apply)({"params": params}, features, fused, recorded, kept)
+    params = losses_of(losses, None, features, fused, recorded, kept)["params"]
+    got = losses_of(losses, params, features, fused, recorded, kept)
     for i in range(BATCH):
         contrast, reconstruction = naive_losses(params, features[i], fused[i], recorded[i], kept[i], config.temperature)
         np.testing.assert_allclose(got["contrast"][i], contrast, rtol=1e-4)

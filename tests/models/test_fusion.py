@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 
 from experiments.benchmarks.naive_fusion import naive_fusion
 from sgma_jax.config import SemanticGuidedFusionConfig
-from sgma_jax.models.fusions.semantic_guided import MeanFusion, SemanticGuidedFusion
+from sgma_jax.models.fusions.fused import Drawn
+from sgma_jax.models.fusions.mean import MeanFusion
+from sgma_jax.models.fusions.semantic_guided import SemanticGuidedFusion
 
 MODALITIES = ("rgb", "dsm", "nir")
 BATCH, HEIGHT, WIDTH, CHANNELS = 2, 6, 5, 16
@@ -118,18 +120,18 @@ def test_the_drawn_branch_is_what_fusion_gives_that_modality_alone() -> None:
     # here.
     others = available.copy()
     others[np.arange(BATCH), drawn] = False
-    got = fusion.apply({"params": params}, features, others, None, drawn, drawn_available)
-    np.testing.assert_allclose(got.drawn_features, want, rtol=1e-5, atol=1e-6)
+    got = fusion.apply({"params": params}, features, others, None, Drawn(drawn, drawn_available))
+    np.testing.assert_allclose(got.second.features, want, rtol=1e-5, atol=1e-6)
 
 
 def test_mean_fusion_is_the_mean_over_the_available_modalities() -> None:
     features = features_of(1)
     available = np.random.default_rng(1).random((BATCH, 3, HEIGHT, WIDTH)) < 0.6
-    result = MeanFusion().apply({}, features, available, None, np.array([0, 1]), available[[0, 1], [0, 1]])
+    result = MeanFusion().apply({}, features, available, None, Drawn(np.array([0, 1]), available[[0, 1], [0, 1]]))
     count = available.sum(1)[..., None]
     want = (features * available[..., None]).sum(1) / np.maximum(count, 1)
     np.testing.assert_allclose(result.features, want, rtol=1e-6, atol=1e-6)
-    np.testing.assert_allclose(result.drawn_features, features[[0, 1], [0, 1]] * available[[0, 1], [0, 1]][..., None])
+    np.testing.assert_allclose(result.second.features, features[[0, 1], [0, 1]] * available[[0, 1], [0, 1]][..., None])
 
 
 def test_nothing_of_size_pixels_by_classes_by_channels_is_ever_made() -> None:

@@ -10,19 +10,20 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from jax.sharding import PartitionSpec
 
 from sgma_jax.modalities import by_modality, softmax_over_modalities
+from sgma_jax.models import cpu, layers
 from sgma_jax.models.layers import (
     MaskedBatchNorm,
-    _depthwise_cpu,
     depthwise,
     drop_path_factors,
     gelu,
-    in_chunks,
     masked_softmax,
     resize,
     strided_convolution,
 )
+from sgma_jax.sharding import make_mesh
 
 
 def grouped_convolution(x, kernel):
@@ -56,16 +57,58 @@ def test_depthwise_and_its_gradients_are_those_of_a_grouped_convolution(size: in
         np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-3)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, jnp.bfloat16])
 @pytest.mark.parametrize("group", [None, 3])
-def test_the_accelerators_depthwise_is_the_cpus(group: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cpus_form_of_a_depthwise_convolution_is_the_accelerators(group: int | None, dtype: Any) -> None:
     rng = np.random.default_rng(0)
     lead = () if group is None else (group,)
-    x, kernel = (
-        rng.normal(size=(2, *lead, 6, 6, 4)).astype(np.float32),
-        rng.normal(size=(*lead, 11, 11, 4)).astype(np.float32),
-    )
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    np.testing.assert_allclose(depthwise(x, kernel), _depthwise_cpu(x, kernel), rtol=1e-5, atol=1e-4)
+    x = jnp.asarray(rng.normal(size=(2, *lead, 6, 6, 4)), dtype)
+    kernel = jnp.asarray(rng.normal(size=(*lead, 11, 11, 4)), dtype)
+    close = {"rtol": 1e-5, "atol": 1e-4} if dtype == np.float32 else {"rtol": 0.1, "atol": 0.5}
+    for margins in ((5, 5), (0, 5), (7, 3)):
+        mine = cpu.depthwise(x, kernel, margins=margins)
+        theirs, push = jax.vjp(lambda x, k, m=margins: layers._grouped(x, k, margins=m), x, kernel)
+        np.testing.assert_allclose(np.float32(mine), np.float32(theirs), **close)
+        want_x, want_kernel = push(jnp.ones_like(theirs))
+        got_x = cpu.depthwise_by_input(jnp.ones_like(theirs), kernel, shape=x.shape, margins=margins)
+        got_kernel = cpu.depthwise_by_kernel(x, jnp.ones_like(theirs), shape=kernel.shape, margins=margins)
+        np.testing.assert_allclose(np.float32(got_x), np.float32(want_x), **close)
+        np.testing.assert_allclose(np.float32(got_kernel), np.float32(want_kernel), **close)
+
+
+def both_convolutions(x: jax.Array, wide: jax.Array, strided: jax.Array) -> jax.Array:
+    return jnp.sin(strided_convolution(jnp.sin(depthwise(x, wide)), strided, 2, 1)).sum()
+
+
+CONVOLVED = tuple(
+    np.random.default_rng(i).normal(size=shape).astype(np.float32)
+    for i, shape in enumerate(((2, 8, 8, 4), (5, 5, 4), (3, 3, 4, 6)))
+)
+
+
+@pytest.mark.parametrize(("platform", "convolutions"), [("cpu", 0), ("cuda", 6), ("tpu", 6)])
+def test_a_program_holds_the_forms_of_the_platform_that_it_is_lowered_for(platform: str, convolutions: int) -> None:
+    """Two convolutions forward and, of each, two for the gradient; a CPU's program has none, on whatever host."""
+    traced = jax.jit(jax.value_and_grad(both_convolutions, (0, 1, 2))).trace(*CONVOLVED)
+    text = traced.lower(lowering_platforms=(platform,)).as_text()
+    assert text.count("stablehlo.convolution") == convolutions
+
+
+def test_the_convolutions_have_every_kind_of_derivative() -> None:
+    def plain(x: jax.Array, wide: jax.Array, strided: jax.Array) -> jax.Array:
+        inner = layers._grouped(x, wide, margins=(2, 2))
+        return jnp.sin(layers._strided(jnp.sin(inner), strided, stride=2, margins=(1, 1), padding=1)).sum()
+
+    def derivatives(f: Any) -> list[Any]:
+        forward = jax.jvp(f, CONVOLVED, CONVOLVED)[1]
+        second = jax.grad(lambda *a: sum(jnp.sum(g**2) for g in jax.grad(f, (0, 1, 2))(*a)), (0, 1, 2))(*CONVOLVED)
+        mixed = jax.jvp(jax.grad(f, (0, 1, 2)), CONVOLVED, CONVOLVED)[1]
+        each = jax.vmap(jax.grad(f, (0, 1, 2)), (0, None, None))(CONVOLVED[0][:, None], *CONVOLVED[1:])
+        every = jax.vmap(jax.grad(f, 1))(*(np.stack([a, 2 * a]) for a in CONVOLVED))
+        return jax.tree.leaves((forward, second, mixed, each, every))
+
+    for got, want in zip(derivatives(both_convolutions), derivatives(plain), strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-3 * float(np.abs(want).max()))
 
 
 def softmax_by_modality(scores: jax.Array, mask: jax.Array) -> jax.Array:
@@ -139,14 +182,23 @@ def test_a_strided_convolution_and_its_gradients_are_the_compilers_own(
 
 @pytest.mark.parametrize("bytes_each", [1, 2**19, 2**30])
 def test_chunks_change_neither_values_nor_gradients(bytes_each: int) -> None:
-    """All at once, two at a time, one at a time."""
+    """All at once, two at a time, one at a time, on a mesh of CPUs; and all at once where there is no mesh."""
     x, w = np.random.default_rng(0).normal(size=(6, 3, 4)).astype(np.float32), np.ones((4, 2), np.float32)
+    mesh, whole = make_mesh(1), PartitionSpec()
+    rounds = []
 
     def f(part: tuple[jax.Array, None], w: jax.Array) -> jax.Array:
+        rounds.append(part[0].shape[0])
         return jnp.tanh(part[0] @ w)
 
-    expected, pull = jax.vjp(lambda x, w: f((x, None), w), x, w)
-    got, mine = jax.vjp(lambda x, w: in_chunks(lambda part: f(part, w), (x, None), bytes_each), x, w)
+    def chunked(x: jax.Array, w: jax.Array) -> jax.Array:
+        return cpu.in_chunks(lambda part: f(part, w), (x, None), bytes_each)
+
+    expected, pull = jax.vjp(chunked, x, w)
+    assert set(rounds) == {6}
+    rounds.clear()
+    got, mine = jax.vjp(jax.shard_map(chunked, mesh=mesh, in_specs=whole, out_specs=whole), x, w)
+    assert set(rounds) == {{1: 6, 2**19: 2, 2**30: 1}[bytes_each]}
     np.testing.assert_allclose(got, expected, rtol=1e-6)
     for gradient, other in zip(mine(expected), pull(expected), strict=True):
         np.testing.assert_allclose(gradient, other, rtol=1e-5, atol=1e-6)

@@ -25,7 +25,7 @@ from sgma_jax.modalities import subsets
 from sgma_jax.models.encoders.pvt_v2 import VARIANTS, PvtV2
 from sgma_jax.models.inspection import inspect_model
 from sgma_jax.models.network import initial_variables, make_model
-from sgma_jax.training.losses import cross_entropy
+from sgma_jax.training.losses import cross_entropy, pixel_weights
 
 CONFIG = TrainConfig(
     name="test",
@@ -55,12 +55,12 @@ def programs(encoder: str = "pvt_v2_b0"):
             rngs={"dropout": jax.random.key(1)},
             mutable=["batch_stats"],
         )
-        drawn_seen = jnp.take_along_axis(batch["available"], batch["drawn"][:, None, None, None], 1)[:, 0]
-        fused = cross_entropy(outputs.logits, batch["labels"], outputs.answered)
-        return 2 * fused + cross_entropy(outputs.drawn_logits, batch["labels"], drawn_seen), (
-            outputs.robustness,
-            updates["batch_stats"],
-        )
+
+        def mean(branch):
+            weights = pixel_weights(batch["labels"], branch.answered)
+            return cross_entropy(branch.logits, batch["labels"], weights) / jnp.maximum(weights.sum(), 1)
+
+        return 2 * mean(outputs) + mean(outputs.second), (outputs.robustness, updates["batch_stats"])
 
     def predict(images, available, subset=None):
         return model.apply(variables, images, available, subset=subset)

@@ -17,11 +17,11 @@ import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from sgma_jax.config import ModelConfig
-from sgma_jax.interop.torch_names import ENCODERS
 from sgma_jax.interop.torch_weights import import_encoder, state_dict_of
+from sgma_jax.kinds import ENCODERS
 from sgma_jax.modalities import coarsen
 from sgma_jax.models.encoders import pvt_v2, resnet
-from sgma_jax.models.network import make_encoder
+from sgma_jax.models.parts import build_encoder
 
 torch = pytest.importorskip("torch", reason="the comparison with PyTorch needs it: make test-parity")
 transformers = pytest.importorskip("transformers", reason="the comparison with PyTorch needs it: make test-parity")
@@ -97,7 +97,7 @@ def ours(name: str, model):
 def encode(name: str, variables, x, available=None, train: bool = False):
     available = np.ones(x.shape[:3], bool) if available is None else available
     with jax.disable_jit():  # or the loops over blocks would be compiled
-        return make_encoder(ENCODERS[name], FLOAT).apply(
+        return build_encoder(ENCODERS[name], FLOAT).apply(
             variables, x, available, train, mutable=["batch_stats"] if train else False
         )
 

@@ -22,6 +22,7 @@ from sgma_jax.config import (
 )
 from sgma_jax.config import SemanticGuidedFusionConfig as SgfConfig
 from sgma_jax.interop import torch_weights
+from sgma_jax.models.fusions.fused import Drawn
 from sgma_jax.models.fusions.semantic_guided import SemanticGuidedFusion
 from sgma_jax.models.head import AllMlpHead
 from sgma_jax.models.network import make_model
@@ -103,8 +104,8 @@ def fusion_at(channels: int, side: int, classes: int, norm: str):
     @jax.jit
     def run(params, features):
         def scalar(params, features):
-            out = model.apply({"params": params}, features, available, None, drawn, drawn_available)
-            return (out.features * weights).sum() + (out.drawn_features * weights).sum() + (
+            out = model.apply({"params": params}, features, available, None, Drawn(drawn, drawn_available))
+            return (out.features * weights).sum() + (out.second.features * weights).sum() + (
                 out.robustness**2
             ).sum(), out
 
@@ -132,7 +133,7 @@ def test_fusion_robustness_and_gradients_of_every_scale_are_pytorchs(
     x = tensor(channels_first(features)).requires_grad_()
     got = module(x, tensor(available), MODALITIES, tensor(drawn).long(), tensor(drawn_available))
     close(got.features, channels_first(want.features), 1e-5, "features")
-    close(got.drawn_features, channels_first(want.drawn_features), 1e-5, "drawn features")
+    close(got.drawn_features, channels_first(want.second.features), 1e-5, "drawn features")
     close(got.robustness, want.robustness, 1e-5, "robustness")
     w = tensor(channels_first(weights))
     ((got.features * w).sum() + (got.drawn_features * w).sum() + (got.robustness**2).sum()).backward()
@@ -300,7 +301,7 @@ def test_prediction_of_any_subset_is_pytorchs(name: str, form) -> None:
             close(robustness, want.robustness[i], 1e-5, f"robustness at scale {i}")
             np.testing.assert_array_equal(sees, want.sees[i])
         np.testing.assert_array_equal(got.answered, want.answered)
-    close(whole.drawn_logits, channels_first(predictions(name)[0].drawn_logits), 1e-4, "logits of the drawn branch")
+    close(whole.second.logits, channels_first(predictions(name)[0].drawn_logits), 1e-4, "logits of the drawn branch")
 
 
 @functools.cache

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from sgma_jax.structs import IGNORE
-from sgma_jax.training.losses import cross_entropy
+from sgma_jax.training.losses import cross_entropy, pixel_weights
 
 K = 4
 SHAPE = (2, 3, 5)  # one shape, so that nothing compiles anew
@@ -20,7 +20,13 @@ label_maps = arrays(np.int32, SHAPE, elements=st.sampled_from([*range(K), IGNORE
 masks = arrays(bool, SHAPE)
 logit_maps = arrays(np.float32, (*SHAPE, K), elements=st.floats(-30, 30, width=32) | st.sampled_from([-1e4, 1e4]))
 
-loss_and_gradient = jax.jit(jax.value_and_grad(cross_entropy))
+
+@jax.jit
+@jax.value_and_grad
+def loss_and_gradient(logits: jax.Array, labels: jax.Array, answered: jax.Array) -> jax.Array:
+    """The mean as the training step forms it."""
+    weights = pixel_weights(labels, answered)
+    return cross_entropy(logits, labels, weights) / jnp.maximum(weights.sum(), 1)
 
 
 @given(logits=logit_maps, labels=label_maps, answered=masks)

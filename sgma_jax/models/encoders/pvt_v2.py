@@ -6,14 +6,15 @@ Wang et al., "PVT v2: Improved Baselines with Pyramid Vision Transformer" (arXiv
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from sgma_jax.config import PvtV2Config
+from sgma_jax.kinds import PvtV2Config
+from sgma_jax.models.cpu import in_chunks, loops_are_unrolled
 from sgma_jax.models.devices import all_rows
 from sgma_jax.models.layers import (
     TORCH_LAYER_NORM_EPSILON,
@@ -23,12 +24,11 @@ from sgma_jax.models.layers import (
     depthwise,
     drop_path_factors,
     gelu,
-    in_chunks,
 )
+from sgma_jax.models.torch_table import Kind, Table
 
-BLOCK_NORM_EPSILON = (
-    1e-6  # the authors pass this to the norms of blocks and stages, and leave PyTorch's default elsewhere
-)
+BLOCK_NORM_EPSILON = 1e-6
+"""Epsilon that the authors pass to the norms of blocks and stages; elsewhere they leave PyTorch's default."""
 
 
 class Variant(NamedTuple):
@@ -50,6 +50,45 @@ VARIANTS = {
 HEADS = (1, 2, 5, 8)
 REDUCTIONS = (8, 4, 2, 1)
 STRIDES = (4, 2, 2, 2)
+
+_BLOCK: tuple[tuple[str, Kind, str, str, str], ...] = (
+    ("norm1", "norm", "norm1", "norm1", "layer_norm_1"),
+    ("attention/query", "linear", "attn.q", "attn.q", "attention.query"),
+    ("attention/key", "linear", "attn.kv[1/2]", "attn.kv[1/2]", "attention.key"),
+    ("attention/value", "linear", "attn.kv[2/2]", "attn.kv[2/2]", "attention.value"),
+    ("attention/reduce", "conv", "attn.sr", "attn.sr", "attention.spatial_reduction"),
+    ("attention/reduce_norm", "norm", "attn.norm", "attn.norm", "attention.layer_norm"),
+    ("attention/out", "linear", "attn.proj", "attn.proj", "attention.proj"),
+    ("norm2", "norm", "norm2", "norm2", "layer_norm_2"),
+    ("mlp/expand", "linear", "mlp.fc1", "mlp.fc1", "mlp.dense1"),
+    ("mlp/dwconv", "conv", "mlp.dwconv.dwconv", "mlp.dwconv", "mlp.dwconv.dwconv"),
+    ("mlp/contract", "linear", "mlp.fc2", "mlp.fc2", "mlp.dense2"),
+)
+_PATCH = "encoder.layers.{s}.patch_embedding"
+# Authors: github.com/whai362/PVT, classification/pvt_v2.py. timm: timm/models/pvt_v2.py.
+TORCH_NAMES = Table(
+    ("authors", "timm", "transformers"),
+    (
+        ("stage0_patch/proj", "conv", ("patch_embed1.proj", "patch_embed.proj", _PATCH.format(s=0) + ".proj")),
+        ("stage0_patch/norm", "norm", ("patch_embed1.norm", "patch_embed.norm", _PATCH.format(s=0) + ".layer_norm")),
+        ("stage{s}_patch/proj", "conv", ("patch_embed{s+1}.proj", "stages.{s}.downsample.proj", _PATCH + ".proj")),
+        (
+            "stage{s}_patch/norm",
+            "norm",
+            ("patch_embed{s+1}.norm", "stages.{s}.downsample.norm", _PATCH + ".layer_norm"),
+        ),
+        ("stage{s}_norm", "norm", ("norm{s+1}", "stages.{s}.norm", "encoder.layers.{s}.layer_norm")),
+        *(
+            (
+                "stage{s}_block{b}/" + ours,
+                kind,
+                ("block{s+1}.{b}." + authors, "stages.{s}.blocks.{b}." + timm, "encoder.layers.{s}.blocks.{b}." + hf),
+            )
+            for ours, kind, authors, timm, hf in _BLOCK
+        ),
+    ),
+    ("", "pvt_v2."),
+)
 
 _linear_init = nn.initializers.truncated_normal(0.02)
 
@@ -143,12 +182,19 @@ class Block(nn.Module):
 class PvtV2(nn.Module):
     """The encoder: images of three channels in, four feature maps out. Any size; a side of s gives ceil(s / stride)."""
 
+    torch_names: ClassVar[Table] = TORCH_NAMES
+
     config: PvtV2Config
     dtype: jnp.dtype
     remat: bool = False
     """Keep only each block's input for the gradient, and compute the rest again."""
-    unroll: bool = False
-    """Compile without loops, for the compiler's cost analysis."""
+
+    @property
+    def published(self) -> tuple[str, str]:
+        """Place where the original weights are published, and the file's name there."""
+        name = self.config.name
+        place = "https://github.com/whai362/PVT/releases/tag/v2"
+        return f"{place} (or timm's {name}, or OpenGVLab/{name} on Hugging Face)", f"{name}.pth"
 
     @nn.compact
     def __call__(
@@ -194,10 +240,9 @@ class PvtV2(nn.Module):
 
         def step(y: Array, inputs: Any) -> tuple[Array, None]:
             parameters, own = inputs
-            return in_chunks(
-                lambda part: block.apply({"params": parameters}, *part)[0], (y, own), hidden, self.unroll
-            ), None
+            return in_chunks(lambda part: block.apply({"params": parameters}, *part)[0], (y, own), hidden), None
 
         if self.remat:
             step = jax.checkpoint(step, prevent_cse=False)  # inside a loop the compiler cannot undo it anyway
-        return jax.lax.scan(step, x, (self.variables["params"][name], factors), unroll=depth if self.unroll else 1)[0]
+        unroll = depth if loops_are_unrolled() else 1
+        return jax.lax.scan(step, x, (self.variables["params"][name], factors), unroll=unroll)[0]

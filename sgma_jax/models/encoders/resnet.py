@@ -6,15 +6,16 @@ torchvision (v1.5), a bottleneck strides in its 3x3 convolution.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from sgma_jax.config import ResNetConfig
-from sgma_jax.modalities import coarsen
+from sgma_jax.availability import coarsen
+from sgma_jax.kinds import ResNetConfig
 from sgma_jax.models.layers import MaskedBatchNorm, with_row_margin
+from sgma_jax.models.torch_table import Kind, Table
 
 
 class Variant(NamedTuple):
@@ -35,6 +36,30 @@ VARIANTS = {
 WIDTHS = (64, 128, 256, 512)
 EXPANSION = 4
 """Channels of a bottleneck's output for each of its inner ones."""
+
+_NAMES: tuple[tuple[str, Kind, str, str], ...] = (
+    ("conv1", "conv", "conv1", "embedder.embedder.convolution"),
+    ("norm1", "norm", "bn1", "embedder.embedder.normalization"),
+    ("{block}/conv{n}", "conv", "layer{s+1}.{b}.conv{n}", "{hf}.layer.{n-1}.convolution"),
+    ("{block}/norm{n}", "norm", "layer{s+1}.{b}.bn{n}", "{hf}.layer.{n-1}.normalization"),
+    ("{block}/conv_shortcut", "conv", "layer{s+1}.{b}.downsample.0", "{hf}.shortcut.convolution"),
+    ("{block}/norm_shortcut", "norm", "layer{s+1}.{b}.downsample.1", "{hf}.shortcut.normalization"),
+)
+# torchvision/models/resnet.py; timm has the same names.
+TORCH_NAMES = Table(
+    ("torchvision", "timm", "transformers"),
+    tuple(
+        (
+            ours.replace("{block}", "stage{s}_block{b}"),
+            kind,
+            (torchvision, torchvision, hf.replace("{hf}", "encoder.stages.{s}.layers.{b}")),
+        )
+        for ours, kind, torchvision, hf in _NAMES
+    ),
+    ("", "resnet."),
+)
+TORCHVISION_HASHES = {"18": "f37072fd", "34": "b627a593", "50": "0676ba61", "101": "63fe2227", "152": "394f9c45"}
+"""Hashes in the names of torchvision's files (its resnet.py, weights IMAGENET1K_V1)."""
 
 _conv_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")  # as torchvision's
 
@@ -95,10 +120,20 @@ class Block(nn.Module):
 class ResNet(nn.Module):
     """The encoder: images of three channels in, four feature maps out. Any size; a side of s gives ceil(s / stride)."""
 
+    torch_names: ClassVar[Table] = TORCH_NAMES
+
     config: ResNetConfig
     dtype: jnp.dtype
     remat: bool = False
     """Keep only each block's input for the gradient, and compute the rest again."""
+
+    @property
+    def published(self) -> tuple[str, str]:
+        """Place where the original weights are published, and the file's name there."""
+        variant = self.config.variant
+        name = f"{self.config.name}-{TORCHVISION_HASHES[variant]}.pth"
+        place = f"https://download.pytorch.org/models/{name}"
+        return f"{place} (or timm's {self.config.name}, or microsoft/resnet-{variant} on Hugging Face)", name
 
     @nn.compact
     def __call__(
