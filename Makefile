@@ -5,6 +5,7 @@
 # make test-cloud   conversion through Apache Beam, and runs kept in a bucket, against an emulator; it installs both into .venv
 # make experiments   the comparison of docs/experiments.md, resumable (about 3 hours); SGMA_REAL_DATA=FOLDER adds the real scenes (4.5 more). experiments-short: minutes
 # make test-chaos   a run that is killed 20 times, starved and damaged, against an undisturbed one, and one of two processes that goes (about 10 minutes)
+# make bench-accelerator   speed, memory and profile on the GPU or TPU that is there, beside PyTorch's (about 10 minutes); OUT=FOLDER says where it writes
 # make lint   ruff, formatting and mypy, as CI runs them
 # The interpreter is PYTHON (3.11 or later): make demo PYTHON=python3.12
 PYTHON ?= python3
@@ -16,7 +17,7 @@ COMPARE := runs/compare
 # Minutes of each training on the real scenes, idle; what is compared is the number of steps that SGMA makes in them. On the city it is its preset's 300.
 BUDGET_MINUTES ?= 5
 
-.PHONY: demo experiments experiments-short test test-slow test-long test-parity test-cloud test-browser test-chaos lint format clean
+.PHONY: demo experiments experiments-short test test-slow test-long test-parity test-cloud test-browser test-chaos bench-accelerator lint format clean
 .DEFAULT_GOAL := test
 
 $(STAMP): pyproject.toml constraints.txt
@@ -98,6 +99,9 @@ test-cloud: $(STAMP)
 
 test-chaos: $(STAMP)
 	SGMA_CHAOS=full $(BIN)/python -m pytest -m slow -s tests/chaos tests/end_to_end/test_dying_processes.py
+
+bench-accelerator: $(STAMP)
+	$(BIN)/python -m experiments.benchmarks.accelerator --out $(or $(OUT),runs/accelerator)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -81,9 +81,9 @@ def read_pretrained(config: ModelConfig) -> Pretrained:
         way_out = "Begin from random weights with --model.pretrained ''."
         if published:
             place, name = published
+            command = f"sgma weights import {name} --encoder {encoder} --out {path}"
             way_out = (
-                f"Get {name} from {place} and run `sgma weights import {name} --encoder {encoder} --out {path}`; or begin "
-                "from random weights with --model.pretrained ''."
+                f"Get {name} from {place} and run `{command}`; or begin from random weights with --model.pretrained ''."
             )
         raise InputError(f"{path} (model.pretrained) is not there: it holds the first weights of {encoder}. {way_out}")
     arrays, metadata = read_safetensors(path)

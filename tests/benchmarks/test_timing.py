@@ -84,3 +84,12 @@ def test_every_contender_gets_the_same_batch_and_weights(tmp_path: Path) -> None
     variables = {"params": {"head": {"fuse": {"kernel": first.images["sensor0"]}}}, "batch_stats": {}}
     save_variables(tmp_path, variables)
     assert (load_variables(tmp_path)["params"]["head"]["fuse"]["kernel"] == first.images["sensor0"]).all()
+
+
+def test_the_accelerator_benchmark_says_in_one_line_that_there_is_none(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "experiments.benchmarks.accelerator", "--against", "nothing", "--out", tmp_path]
+    done = subprocess.run(
+        command, env=os.environ | {"JAX_PLATFORMS": "cpu"}, capture_output=True, text=True, timeout=90
+    )
+    assert (done.returncode, list(tmp_path.iterdir())) == (2, [])
+    assert done.stderr.strip().splitlines()[-1].startswith("error: JAX sees no accelerator; install")

@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from sgma_jax.availability import coarsen
 from sgma_jax.config import ModelConfig
 from sgma_jax.interop.torch_weights import import_encoder, state_dict_of
 from sgma_jax.kinds import ENCODERS
-from sgma_jax.modalities import coarsen
 from sgma_jax.models.encoders import pvt_v2, resnet
 from sgma_jax.models.parts import build_encoder
 
