@@ -9,6 +9,7 @@ Derivatives of every kind and order follow from bilinearity.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -88,7 +89,15 @@ def _primitive(name: str, plain: Form, cpu: Form) -> Primitive:
     def over_a_batch(arguments: Any, axes: Any, **static: Any) -> Any:
         return jax.vmap(lambda x, y: plain(x, y, **static), in_axes=axes)(*arguments), 0
 
-    primitive.def_impl(lambda left, right, **static: jax.jit(lambda x, y: primitive.bind(x, y, **static))(left, right))
+    @functools.cache
+    def compiled(**static: Any) -> Any:
+        return jax.jit(lambda x, y: primitive.bind(x, y, **static))
+
+    def evaluate(left: Any, right: Any, **static: Any) -> Any:
+        form = functools.partial(plain, **static) if jax.config.jax_disable_jit else compiled(**static)
+        return form(left, right)
+
+    primitive.def_impl(evaluate)
     primitive.def_abstract_eval(shape)
     mlir.register_lowering(primitive, mlir.lower_fun(plain, multiple_results=False))
     mlir.register_lowering(primitive, mlir.lower_fun(cpu, multiple_results=False), platform="cpu")

@@ -180,6 +180,21 @@ def test_a_strided_convolution_and_its_gradients_are_the_compilers_own(
         np.testing.assert_allclose(gradient, other, rtol=1e-4, atol=1e-3)
 
 
+def test_a_convolution_without_jit_is_compiled_once_and_runs_with_jit_disabled(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    x, kernel = np.ones((1, 9, 9, 3), np.float32), np.ones((3, 3, 3, 5), np.float32)
+    with jax.log_compiles():
+        compiled = strided_convolution(x, kernel, 2, 1)
+        assert "Compiling" in caplog.text
+        caplog.clear()
+        np.testing.assert_array_equal(strided_convolution(x, kernel, 2, 1), compiled)
+        assert "Compiling" not in caplog.text
+    with jax.disable_jit():
+        np.testing.assert_allclose(strided_convolution(x, kernel, 2, 1), compiled, rtol=1e-6)
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="chunks are for CPUs")
 @pytest.mark.parametrize("bytes_each", [1, 2**19, 2**30])
 def test_chunks_change_neither_values_nor_gradients(bytes_each: int) -> None:
     """All at once, two at a time, one at a time, on a mesh of CPUs; and all at once where there is no mesh."""

@@ -167,7 +167,7 @@ def test_every_block_of_resnet_is_theirs_in_evaluation_and_in_training(name: str
 
 
 @pytest.mark.parametrize("batch", [1, 3])
-@pytest.mark.parametrize("name", ENCODERS)
+@pytest.mark.parametrize("name", PVT + RESNET)
 def test_the_four_maps_of_every_encoder_are_theirs_at_odd_sizes(name: str, batch: int) -> None:
     model = theirs(name).eval()
     x = images(batch)

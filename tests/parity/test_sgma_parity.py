@@ -301,7 +301,7 @@ def test_prediction_of_any_subset_is_pytorchs(name: str, form) -> None:
             close(robustness, want.robustness[i], 1e-5, f"robustness at scale {i}")
             np.testing.assert_array_equal(sees, want.sees[i])
         np.testing.assert_array_equal(got.answered, want.answered)
-    close(whole.second.logits, channels_first(predictions(name)[0].drawn_logits), 1e-4, "logits of the drawn branch")
+    close(whole.drawn_logits, channels_first(predictions(name)[0].second.logits), 1e-4, "logits of the drawn branch")
 
 
 @functools.cache

@@ -11,13 +11,13 @@ import pytest
 
 from data_prep.synthetic import Options, convert_city
 from sgma_jax.runs.metrics_log import read_metrics
-from sgma_jax.structs import Outputs
 from sgma_jax.training.step import robustness_report
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed; make test-parity installs it")
 
 from experiments.torch_baseline import evaluate, train  # noqa: E402
 from experiments.torch_baseline.optimization import sampling_report  # noqa: E402
+from experiments.torch_baseline.sgma import Outputs  # noqa: E402
 
 pytestmark = pytest.mark.parity
 
@@ -105,7 +105,7 @@ def test_what_the_sampling_table_is_told_is_what_sgma_tells_it() -> None:
     robustness = tuple(np.where(s, rng.random(s.shape), 0).astype(np.float32) for s in sees)
     want = robustness_report(robustness, sees)
     got = sampling_report(
-        Outputs(None, None, tuple(map(torch.from_numpy, robustness)), tuple(map(torch.from_numpy, sees)), None, {})
+        Outputs(None, None, tuple(map(torch.from_numpy, robustness)), tuple(map(torch.from_numpy, sees)), None)
     )
     np.testing.assert_allclose(got[0], want[0], rtol=1e-6, atol=1e-7)
     np.testing.assert_array_equal(got[1], want[1])
