@@ -94,7 +94,7 @@ def _primitive(name: str, plain: Form, cpu: Form) -> Primitive:
         return jax.jit(lambda x, y: primitive.bind(x, y, **static))
 
     def evaluate(left: Any, right: Any, **static: Any) -> Any:
-        form = functools.partial(plain, **static) if jax.config.jax_disable_jit else compiled(**static)
+        form = functools.partial(plain, **static) if jax.config.jax_disable_jit else compiled(**static)  # type: ignore[attr-defined]
         return form(left, right)
 
     primitive.def_impl(evaluate)
