@@ -206,7 +206,7 @@ class Rasters:
     def _warped(self, path: Path | str, bands: list[int], grid: Grid, window: Window) -> tuple[np.ndarray, np.ndarray]:
         image = self.open(path)
         dtype, shape = np.dtype(image.dtypes[bands[0] - 1]), (int(window.height), int(window.width))
-        source = self._source_window(image, grid, window)
+        source, density = self._source_window(image, grid, window)
         if source is None:
             return np.zeros((len(bands), *shape), dtype), np.zeros(shape, bool)
         if source.width * source.height > LARGEST_SOURCE and max(shape) > 1:
@@ -214,7 +214,6 @@ class Rasters:
             axis = 1 if shape[0] >= shape[1] else 2
             return np.concatenate([p[0] for p in parts], axis), np.concatenate([p[1] for p in parts], axis - 1)
         values, valid = self._pixels(path, bands, source)
-        density = max(source.width / window.width, source.height / window.height)
         place = {
             "src_transform": image.window_transform(source),
             "src_crs": image.crs,
@@ -241,8 +240,11 @@ class Rasters:
         return warped.astype(dtype), available
 
     @staticmethod
-    def _source_window(image: DatasetReader, grid: Grid, window: Window) -> Window | None:
-        """The pixels of a raster that a window of the grid needs; None where they do not touch."""
+    def _source_window(image: DatasetReader, grid: Grid, window: Window) -> tuple[Window | None, float]:
+        """Return the pixels of a raster that a window of the grid needs, and how many there are along one of the grid.
+
+        None where the two do not touch.
+        """
         edge = np.linspace(0.0, 1.0, 17)
         across = np.concatenate((edge, edge, np.zeros(17), np.ones(17))) * window.width + window.col_off
         down = np.concatenate((np.zeros(17), np.ones(17), edge, edge)) * window.height + window.row_off
@@ -250,15 +252,18 @@ class Rasters:
         points = np.array(transform(grid.crs, image.crs, x, y))
         points = points[:, np.isfinite(points).all(0)]
         if not points.size:
-            return None
+            return None, 0.0
         columns, rows, _ = np.linalg.inv(_matrix(image)) @ (*points, np.ones(points.shape[1]))
-        margin = 2 + max(np.ptp(columns) / window.width, np.ptp(rows) / window.height)
+        density = float(max(np.ptp(columns) / window.width, np.ptp(rows) / window.height))
+        margin = 2 + density
         left, top = max(0, int(columns.min() - margin)), max(0, int(rows.min() - margin))
         right, bottom = (
             min(image.width, int(columns.max() + margin) + 1),
             min(image.height, int(rows.max() + margin) + 1),
         )
-        return Window(left, top, right - left, bottom - top) if right > left and bottom > top else None
+        if right <= left or bottom <= top:
+            return None, density
+        return Window(left, top, right - left, bottom - top), density
 
     def _read(self, path: Path | str, bands: int | list[int], window: Window, mask: bool = False) -> np.ndarray:
         dataset = self.open(path)

@@ -107,6 +107,17 @@ def test_misregistration_moves_by_the_asked_distance_and_what_comes_in_is_not_av
         )
 
 
+def test_misregistration_moves_availability_with_the_image(batch: Batch) -> None:
+    hole = np.ones_like(batch.available)
+    hole[:, 1, 10:14, 20:23] = False
+    marked = {**batch.images, "dsm": np.where(hole[:, 1], 1.0, 7.0)[..., None].astype(np.float32)}
+    failed = corrupt(batch._replace(available=hole, images=marked), IDS, SENSORS, Failure("dsm", "misregistration", 4))
+    for image, seen in zip(failed.images["dsm"][: len(IDS), ..., 0], failed.available[: len(IDS), 1], strict=True):
+        assert (image == 7.0).sum() == 12
+        assert not seen[image == 7.0].any()
+        assert seen[image == 1.0].all()
+
+
 def test_a_sensor_that_was_not_there_stays_absent(batch: Batch) -> None:
     absent = batch._replace(available=np.zeros_like(batch.available))
     for failure in EVERY:

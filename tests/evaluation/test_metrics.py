@@ -127,6 +127,12 @@ def test_an_evaluation_names_matrix_coverage_and_calibration_of_every_subset() -
     assert both["coverage"] is None
 
 
+def test_coverage_counts_what_is_seen_not_what_is_right() -> None:
+    wrong = np.array([[1, 3], [0, 0]], np.int64)
+    (row,) = evaluation_report({("rgb",): Tally(wrong, 8)}, "test", ("rgb",), ("a", "b"))["subsets"]
+    assert row["coverage"] == 0.5
+
+
 def test_counts_stay_exact_beyond_two_to_the_24() -> None:
     side = 4100  # 16.81 million pixels of one class: a float32 would stop at 2^24 = 16.78 million
     got = np.asarray(

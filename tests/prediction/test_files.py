@@ -15,6 +15,7 @@ from rasterio.features import rasterize
 
 from sgma_jax.errors import InputError
 from sgma_jax.prediction.polygons import complete_polygons
+from sgma_jax.prediction.windows import ONE
 from tests.prediction.local_scene import LocalModel, city, predict, save
 
 Files = dict[str, Path]
@@ -198,3 +199,19 @@ def test_a_scene_ten_times_as_high_takes_the_same_memory(tmp_path: Path) -> None
 def test_memory_does_not_grow_with_the_height(tmp_path: Path) -> None:
     """The test above in small, with room for what the process takes anyway."""
     assert peak_kilobytes(tmp_path / "high", 6_000, 600) < 1.1 * peak_kilobytes(tmp_path / "square", 1_500, 600)
+
+
+class TwoThirds(LocalModel):
+    """The first class everywhere, with probability 2/3; sensors share alike."""
+
+    def one(self, images: dict[str, np.ndarray], available: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        probabilities, robustness, used = super().one(images, available)
+        shares = np.array([2 / 3, 1 / 3, 0.0])[:, None, None] * np.ones(probabilities.shape[1:])
+        return np.rint(ONE * shares).astype(np.uint16), robustness, used
+
+
+def test_percent_bands_are_rounded(city_files: Files, tmp_path: Path) -> None:
+    with rasterio.open(predict(TwoThirds(), city_files, tmp_path / "map.tif", confidence=True)) as file:
+        confidence = file.read(2)
+    assert set(np.unique(confidence)) <= {67, 255}
+    assert (confidence == 67).any()
