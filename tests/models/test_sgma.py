@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -22,6 +25,7 @@ from sgma_jax.config import (
     TrainConfig,
 )
 from sgma_jax.modalities import subsets
+from sgma_jax.models.encoders import pvt_v2
 from sgma_jax.models.encoders.pvt_v2 import VARIANTS, PvtV2
 from sgma_jax.models.inspection import inspect_model
 from sgma_jax.models.network import initial_variables, make_model
@@ -127,14 +131,37 @@ def test_a_modality_that_dropout_took_changes_the_mas_branch_alone(encoder: str)
 
 
 @every_encoder
-def test_every_parameter_receives_a_gradient(encoder: str) -> None:
+def test_every_parameters_gradient_is_a_visible_share_of_the_norm(encoder: str) -> None:
+    """Where prototypes differ: at the start all classes' are nearly the same, and so the scores that compare them."""
     _, variables, gradient, _ = programs(encoder)
-    _, gradients = gradient(variables["params"], batch_of(0))
+
+    def apart(path: Any, x: jax.Array) -> jax.Array:
+        return 10.0 * x if {k.key for k in path} & {"semantic_filter", "spatial"} else x
+
+    _, gradients = gradient(jax.tree_util.tree_map_with_path(apart, variables["params"]), batch_of(0))
+    whole = float(optax.tree.norm(gradients))
     for path, leaf in jax.tree_util.tree_leaves_with_path(gradients):
-        # A key's bias shifts all scores of a softmax alike, so its true gradient is 0 and what comes out is rounding.
-        if [k.key for k in path[-2:]] == ["key", "bias"]:
+        names = [k.key for k in path]
+        # A key's bias shifts all scores of a softmax alike, and the normalisation behind the head's layers takes their
+        # biases out: the true gradients are 0, and what comes out is rounding.
+        if names[-2:] == ["key", "bias"] or (names[0] == "head" and re.fullmatch(r"linear_\d_bias", names[-1])):
             continue
-        assert float(jnp.abs(leaf).max()) > 0, jax.tree_util.keystr(path)
+        assert float(jnp.linalg.norm(leaf.ravel())) > 1e-7 * whole, jax.tree_util.keystr(path)
+
+
+def test_stochastic_depth_grows_evenly_from_nothing_to_its_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Asked(Exception):
+        """Carries the rates; the layers need not be computed."""
+
+    def ask(key: jax.Array, rates: jax.Array, batch: int) -> jax.Array:
+        raise Asked(rates)
+
+    monkeypatch.setattr(pvt_v2, "drop_path_factors", ask)
+    encoder = PvtV2(PvtV2Config(variant="b0", drop_path_rate=0.3), jnp.dtype("float32"))
+    image, seen = jnp.zeros((1, 32, 32, 3)), jnp.ones((1, 32, 32), bool)
+    with pytest.raises(Asked) as asked:
+        encoder.apply({}, image, seen, True, rngs={"dropout": jax.random.key(1)})
+    np.testing.assert_allclose(asked.value.args[0], np.repeat(np.linspace(0.0, 0.3, 8), 2), rtol=1e-6)
 
 
 @pytest.mark.parametrize(("encoder", "subset"), [*(("pvt_v2_b0", s) for s in subsets((0, 1, 2))), ("resnet18", (0, 2))])

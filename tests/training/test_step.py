@@ -9,7 +9,15 @@ import jax
 import numpy as np
 import pytest
 
-from sgma_jax.config import DataConfig, ModelConfig, OptimizerConfig, PvtV2Config, TrainConfig
+from sgma_jax.config import (
+    DataConfig,
+    MeanFusionConfig,
+    ModelConfig,
+    OptimizerConfig,
+    PlainConfig,
+    PvtV2Config,
+    TrainConfig,
+)
 from sgma_jax.sharding import make_mesh, put_batch
 from sgma_jax.structs import IGNORE, Batch
 from sgma_jax.training.step import make_train_step, micro_batches, state_initializer
@@ -57,6 +65,21 @@ def test_micro_batches_are_the_samples_in_turn_so_that_neighbours_on_a_device_st
             for d in range(devices)
         ]
         np.testing.assert_array_equal(np.concatenate(shares, 1), parts.ids)
+
+
+def test_dropout_differs_from_step_to_step_and_is_the_same_for_a_step() -> None:
+    model = ModelConfig(encoder=PlainConfig(), fusion=MeanFusionConfig(), head_width=16, head_dropout=0.5)
+    config, mesh = dataclasses.replace(CONFIG, model=model, sampling=None), make_mesh(1, devices=jax.devices()[:1])
+    init, shapes = state_initializer(config, mesh)
+    step = make_train_step(config, mesh, shapes)
+
+    def loss(number: int) -> float:
+        state = init()._replace(step=jax.numpy.asarray(number, "int32"))
+        return float(step(state, put_batch(batch_of(0), mesh))[1].losses["loss"])
+
+    losses = [loss(0), loss(1), loss(2)]
+    assert len(set(losses)) == 3
+    assert loss(1) == losses[1]
 
 
 @pytest.mark.long  # two programs to compile
