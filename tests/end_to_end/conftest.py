@@ -11,13 +11,13 @@ from data_prep.synthetic import Options, convert_city
 from sgma_jax.cli import main
 
 PRESET = """
-from sgma_jax.config import DataConfig, ModelConfig, OptimizerConfig, PvtV2Config, SamplingConfig, TrainConfig
+from sgma_jax.config import DataConfig, ModelConfig, OptimizerConfig, PlainConfig, SamplingConfig, TrainConfig
 
 config = TrainConfig(
     name="tiny",
     data=DataConfig(modalities=("rgb", "dsm"), bands=(3, 1), classes=("impervious", "building", "low_vegetation", "tree", "car"),
                     crop=32, batch_size=2, evaluation_batch_size=2),
-    model=ModelConfig(encoder=PvtV2Config(variant="b0"), head_width=16),
+    model=ModelConfig(encoder=PlainConfig(), head_width=16),
     sampling=SamplingConfig(granularity="sample"),
     optimizer=OptimizerConfig(peak_learning_rate=1e-3),
     steps=20, warmup_steps=2, evaluate_every=10, log_every=1,

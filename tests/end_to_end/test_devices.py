@@ -22,7 +22,7 @@ STATISTICS = 16  # numbers: channels of the head's normalisation, the only one i
 def on_eight_devices(*arguments: str, timeout: int) -> Any:
     """What a program prints as JSON, in a process of its own with eight simulated devices."""
     # At the lowest optimisation level, as all tests: compiling is nearly all of the time.
-    options = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+    options = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"
     environment = {**os.environ, "XLA_FLAGS": options, "PYTHONPATH": os.pathsep.join([str(ROOT), str(PROGRAM.parent)])}
     done = subprocess.run(
         [sys.executable, *arguments], env=environment, capture_output=True, text=True, timeout=timeout, check=False

@@ -44,12 +44,20 @@ SHORTER = {
     "sgma report": "",
     "sgma inspect": "--size 64",
 }
+DEMO = """
+import dataclasses
+from experiments.demo import config as demo
+from sgma_jax.config import PlainConfig
+
+config = dataclasses.replace(demo, model=dataclasses.replace(demo.model, encoder=PlainConfig()))
+"""
 PRESET = """
 import dataclasses
 from experiments.demo import config as demo
+from sgma_jax.config import PlainConfig
 
 data = dataclasses.replace(demo.data, modalities=("rgb", "dsm", "sar"), bands=(3, 1, 1), classes=("ground", "building"))
-config = dataclasses.replace(demo, name="mine", data=data)
+config = dataclasses.replace(demo, name="mine", data=data, model=dataclasses.replace(demo.model, encoder=PlainConfig()))
 """
 
 
@@ -79,8 +87,15 @@ def write_scene(
 
 @pytest.fixture
 def users_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where a user stands: the checkout's presets, a scene, the README's own CSV with its files, a preset of theirs."""
-    (tmp_path / "experiments").symlink_to(ROOT / "experiments")
+    """Where a user stands: the checkout's presets, a scene, the README's own CSV with its files, a preset of theirs.
+
+    The demo has the plain encoder, which compiles in a fraction of the time.
+    """
+    (tmp_path / "experiments").mkdir()
+    for preset in (ROOT / "experiments").glob("*.py"):
+        (tmp_path / "experiments" / preset.name).symlink_to(preset)
+    (tmp_path / "experiments" / "demo.py").unlink()
+    (tmp_path / "experiments" / "demo.py").write_text(DEMO)
     split = np.ones((128, 128))
     split[:, 40:80], split[:, 80:] = 2, 3
     write_scene(

@@ -23,7 +23,7 @@ def random(*shape):
 
 def on_four_devices(program: str) -> None:
     """Run a program in a process of its own: the number of devices is fixed when JAX starts."""
-    options = "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
+    options = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=4"
     environment = {**os.environ, "XLA_FLAGS": options, "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(
         [sys.executable, "-c", HEADER + program],
