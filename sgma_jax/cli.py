@@ -197,7 +197,7 @@ def train(arguments: list[str]) -> None:
     _prepare_jax()
     from sgma_jax.distributed import end_on_error, start
     from sgma_jax.sharding import one_device_a_core
-    from sgma_jax.training.fit import fit
+    from sgma_jax.training.fit import train as fit
 
     check(config)
     if own.distributed or (own.coordinator, own.process, own.processes) != (None, None, None):
@@ -217,7 +217,7 @@ def evaluate(arguments: list[str]) -> None:
     _prepare_jax()
     from sgma_jax.evaluation.analysis import analyse
     from sgma_jax.evaluation.corruptions import evaluate_failures
-    from sgma_jax.evaluation.evaluator import evaluate_run
+    from sgma_jax.evaluation.evaluator import evaluate as score
     from sgma_jax.runs.folder import read_config
     from sgma_jax.sharding import one_device_a_core
     from sgma_jax.show.tables import print_analysis, print_evaluation, print_failures
@@ -226,7 +226,7 @@ def evaluate(arguments: list[str]) -> None:
     one_device_a_core(config.data.evaluation_batch_size)
     if own.data_path:
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, path=own.data_path))
-    evaluation = evaluate_run(own.run, config, own.split, own.missing, own.pictures)
+    evaluation = score(own.run, config, split=own.split, missing=own.missing, pictures=own.pictures)
     print_evaluation(evaluation)
     if own.corruptions:
         print_failures(evaluate_failures(own.run, config, evaluation))

@@ -42,7 +42,7 @@ def analyse(folder: Path, config: TrainConfig, evaluation: Mapping[str, Any]) ->
     """Analyse a run's newest checkpoint on a split; writes RUN/evaluation/<split>_analysis.json and returns what it
     says.
 
-    `evaluation` is what `evaluate_run` returned for the split. `separability` has, per sensor, stride and kind of
+    `evaluation` is what `evaluate` returned for the split. `separability` has, per sensor, stride and kind of
     features, the silhouette score (-1 to 1) and the variance within each class (0 to 1); None where there were too
     few positions. `robustness` has, with SGF, per stride and class the mean share of each sensor over the pixels
     that all sensors see. Raises InputError where several processes would share the work, which it does not know.

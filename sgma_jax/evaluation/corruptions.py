@@ -23,7 +23,7 @@ def evaluate_failures(folder: Path, config: TrainConfig, evaluation: Mapping[str
     """Score a run under every failure of `data.corruptions`; writes RUN/evaluation/<split>_corruptions.json and
     returns what it says.
 
-    `evaluation` is what `evaluate_run` returned for the same split and protocol; from it come the scores without any
+    `evaluation` is what `evaluate` returned for the same split and protocol; from it come the scores without any
     failure and with the sensor wholly missing. Per failure there are mIoU, F1, overall accuracy and IoU per class,
     as fractions.
     """

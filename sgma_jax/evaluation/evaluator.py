@@ -31,6 +31,7 @@ from sgma_jax.modalities import subsets
 from sgma_jax.models.devices import sum_over_devices, sum_over_rows
 from sgma_jax.models.network import Sgma, initial_variables, make_model
 from sgma_jax.runs.checkpoints import restore_newest_model
+from sgma_jax.runs.folder import read_config
 from sgma_jax.runs.provenance import provenance
 from sgma_jax.runs.record_confusions import RecordConfusions, write_record_confusions
 from sgma_jax.sharding import batch_specs, check_batch_size, everywhere, make_mesh, put_batch, replicated, with_sharding
@@ -189,13 +190,22 @@ def load_run(folder: Path, config: TrainConfig, missing: Missing = "skip") -> Lo
     return LoadedRun(Evaluator(make_model(config), config.data.classes, mesh, missing), variables, step, trained_on)
 
 
-def evaluate_run(folder: Path, config: TrainConfig, split: str, missing: Missing, pictures: int) -> dict[str, Any]:
-    """Score a run's newest checkpoint on a split; writes RUN/evaluation/<split>.json (and pictures) and returns what
-    it says.
+def evaluate(
+    folder: Path | str,
+    config: TrainConfig | None = None,
+    *,
+    split: str = "validation",
+    missing: Missing = "skip",
+    pictures: int = 0,
+) -> dict[str, Any]:
+    """Score a run's newest checkpoint on a split; writes RUN/evaluation/<split>.json and returns what it says.
 
-    Beside it lies <split>_records.npz, with each record's confusion matrices. The files of the "zero" protocol are
-    <split>_zero.json and so on. Raises InputError for a folder that is no run or has no checkpoint.
+    `config` is the run's own by default; another one may name another place of the data set. `pictures` is the number
+    of records that are drawn. Beside the file lies <split>_records.npz, with each record's confusion matrices. The
+    files of the "zero" protocol are <split>_zero.json and so on. Raises InputError for a folder that is no run or has
+    no checkpoint.
     """
+    folder, config = Path(folder), config or read_config(Path(folder))
     source = open_split(config.data, split)
     evaluator, variables, step, trained_on = load_run(folder, config, missing)
     batches = evaluation_batches(config.data, source, process=jax.process_index(), processes=jax.process_count())

@@ -44,7 +44,7 @@ class _Preempted(Exception):
     """SIGTERM came while the validation split was being scored."""
 
 
-def fit(
+def train(
     config: TrainConfig,
     workdir: Path,
     *,
@@ -62,11 +62,11 @@ def fit(
     configuration or data set that does not fit, before anything is written.
     """
     with Preemption() as preemption, _Watchdog(stall_seconds) as alive:
-        _fit(config, workdir, stop_after, resume, profile, preemption, alive)
+        _train(config, workdir, stop_after, resume, profile, preemption, alive)
         return not preemption.reached()
 
 
-def _fit(
+def _train(
     config: TrainConfig,
     workdir: Path,
     stop_after: int | None,

@@ -33,17 +33,24 @@ class SamplingTable:
         config: SamplingConfig,
         modalities: int,
         *,
-        seed: int,
-        records: int,
+        seed: int = 0,
+        records: int = 0,
+        scales: int = SCALES,
         fetch: Callable[[Any], Any] = np.asarray,
     ) -> None:
-        """`fetch` brings an array of the device to the host."""
+        """Begin with equal robustness of all `modalities` at `scales` scales.
+
+        `records` is how many records have rows of their own, with the granularity "sample". `fetch` brings an array of
+        the device to the host. Raises InputError where records are needed and none are counted.
+        """
+        if config.granularity == "sample" and not records:
+            raise InputError('granularity "sample" keeps a row for each record; say how many records there are.')
         self.config, self._fetch = config, fetch
         self.modalities = modalities
         self.seed = seed
         # [C] Uniform at the start. Rows hold robustness; probabilities are derived on reading.
-        self._rows = np.full((SCALES, modalities), 1.0 / modalities)
-        self._sample_rows = np.zeros((records if config.granularity == "sample" else 0, SCALES, modalities))
+        self._rows = np.full((scales, modalities), 1.0 / modalities)
+        self._sample_rows = np.zeros((records if config.granularity == "sample" else 0, scales, modalities))
         self._seen = np.zeros(len(self._sample_rows), bool)
         self._pending: deque[tuple[Any, Any, Any]] = deque()
 

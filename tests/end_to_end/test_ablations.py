@@ -11,7 +11,7 @@ import pytest
 
 from sgma_jax.runs.folder import read_config
 from sgma_jax.runs.metrics_log import read_metrics
-from sgma_jax.training.fit import fit
+from sgma_jax.training.fit import train
 
 
 @pytest.mark.parametrize("row", ["baseline", pytest.param("mas_only", marks=pytest.mark.long)])
@@ -26,7 +26,7 @@ def test_an_ablation_trains_with_and_without_its_parts(row: str, tiny_run: Path,
         steps=2,
         warmup_steps=0,
     )
-    fit(config, tmp_path / row)
+    train(config, tmp_path / row)
     last = [line for line in read_metrics(tmp_path / row / "metrics.jsonl") if line["kind"] == "train"][-1]
     assert ("loss_mas" in last) == ("sampling" in last) == (row == "mas_only")
     if row == "mas_only":  # mean fusion calls every sensor equally robust, so the draw stays uniform

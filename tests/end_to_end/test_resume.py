@@ -17,7 +17,7 @@ from sgma_jax.runs.checkpoints import Checkpoints
 from sgma_jax.runs.folder import read_config
 from sgma_jax.runs.metrics_log import read_metrics
 from sgma_jax.sharding import make_mesh
-from sgma_jax.training.fit import fit
+from sgma_jax.training.fit import train
 from sgma_jax.training.sampling import SamplingTable
 from sgma_jax.training.step import state_initializer
 from tests.end_to_end.test_processes import losses
@@ -69,14 +69,14 @@ def test_twenty_steps_in_one_go_are_ten_and_ten_more(
     monkeypatch.setattr(SamplingTable, "draw", watched)
     config = read_config(tiny_run)
     run = tmp_path / "in_two"
-    fit(config, run, stop_after=10)
+    train(config, run, stop_after=10)
     assert newest(run)[0] == 10
     assert max(line["step"] for line in read_metrics(run / "metrics.jsonl")) == 10
-    fit(config, run, profile=2)
+    train(config, run, profile=2)
     assert list((run / "profile").rglob("*.xplane.pb"))
     assert sorted(seen) == list(range(20))
     assert_same_run(tiny_run, run)
-    fit(config, run)  # a finished run stays as it is
+    train(config, run)  # a finished run stays as it is
     assert_same_run(tiny_run, run)
 
 

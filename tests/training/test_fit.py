@@ -13,7 +13,7 @@ from sgma_jax.data.schema import Example, Modality, Schema
 from sgma_jax.data.source import open_source
 from sgma_jax.runs.checkpoints import Checkpoints
 from sgma_jax.runs.metrics_log import read_metrics
-from sgma_jax.training.fit import fit
+from sgma_jax.training.fit import train
 from sgma_jax.training.sampling import SamplingTable
 
 SCHEMA = Schema(
@@ -75,7 +75,7 @@ def spied(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
         patch.setattr(SamplingTable, "draw", drawing)
         patch.setattr(Checkpoints, "scored", telling)
-        fit(config, folder / "run")
+        train(config, folder / "run")
     return {"draws": draws, "scored": scored, "folder": folder}
 
 
