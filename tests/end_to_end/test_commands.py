@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -173,7 +174,7 @@ def test_a_full_disk_is_one_line_before_the_first_step_and_the_command_goes_on_o
     small_disk: Path, tiny_preset: Path, tiny_city: Path, sgma: Command
 ) -> None:
     run, filler = small_disk / "run", small_disk / "filler"
-    filler.write_bytes(b"x" * (20 << 20))
+    filler.write_bytes(b"x" * (shutil.disk_usage(small_disk).free - (256 << 10)))
     command = ["train", tiny_preset, "--workdir", run, "--data.path", tiny_city, "--stop-after", "10"]
     assert_one_line(sgma(*command), "the disk is full", str(run), "step 0")
     filler.unlink()
