@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from sgma_jax.decoding import decode
+from sgma_jax.decoding import decode, upgraded
 from sgma_jax.errors import InputError
 from sgma_jax.kinds import ConcatenationFusionConfig as ConcatenationFusionConfig
 from sgma_jax.kinds import EncoderConfig as EncoderConfig
@@ -166,20 +167,28 @@ class TrainConfig:
     """Everything random derives from it."""
 
 
+VERSION = 1
+"""Of config.json; the next one begins when a field is renamed or moved, with its step in MIGRATIONS."""
+MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+
+
 def to_json(config: Any) -> str:
-    """The configuration as JSON; where a field could be of several kinds, `kind` names the class."""
-    return json.dumps(_encode(config), indent=2) + "\n"
+    """Return the configuration as JSON; where a field could be of several kinds, `kind` names the class."""
+    return json.dumps({"version": VERSION, **_encode(config)}, indent=2) + "\n"
 
 
 def from_json(text: str, cls: type = TrainConfig) -> Any:
-    """The configuration that `to_json` wrote. Unknown, missing and mistyped fields raise InputError."""
+    """Return the configuration that this or an earlier version wrote.
+
+    Missing fields take their defaults. Unknown and mistyped fields, and a newer version, raise InputError.
+    """
     way_out = "Restore the file, use the version of sgma_jax that wrote it, or train into a new folder."
     try:
         value = json.loads(text)
     except json.JSONDecodeError as error:
         raise InputError(f"not valid JSON ({error}). {way_out}") from error
     try:
-        return decode(value, cls)
+        return decode(upgraded(value, VERSION, MIGRATIONS) if isinstance(value, dict) else value, cls)
     except InputError as error:
         raise InputError(f"{error} {way_out}") from error
 

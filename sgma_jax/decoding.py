@@ -8,6 +8,7 @@ import json
 import math
 import types
 import typing
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from sgma_jax.errors import InputError
@@ -53,6 +54,39 @@ def decode(value: Any, hint: Any, where: str = "") -> Any:
         f"field '{where or 'whole file'}' is {json.dumps(value)[:40]}, which is not a "
         f"{getattr(hint, '__name__', hint)}."
     )
+
+
+def plain(value: Any) -> Any:
+    """Return a value as JSON knows it: numpy's scalars and arrays become Python's, numbers that are not finite None."""
+    if isinstance(value, Mapping):
+        return {str(name): plain(item) for name, item in value.items()}
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def upgraded(
+    fields: Mapping[str, Any], version: int, migrations: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]]
+) -> dict[str, Any]:
+    """Return a file's fields as `version` has them, without the field "version" itself.
+
+    A file that states no version is of version 1. `migrations[v]` turns the fields of version v into those of v + 1:
+    what was renamed or moved; a new field with a default needs no version. Raises InputError for a newer version.
+    """
+    found = fields.get("version", 1)
+    if type(found) is not int or found < 1:
+        raise InputError(f"field 'version' is {json.dumps(found)[:40]}, which is no version.")
+    if found > version:
+        raise InputError(
+            f"field 'version' is {found} and this program reads up to {version}: a newer version of sgma_jax wrote it. "
+            "Update sgma_jax."
+        )
+    upgraded = {name: item for name, item in fields.items() if name != "version"}
+    for step in range(found, version):
+        upgraded = migrations[step](upgraded)
+    return upgraded
 
 
 def _decode_fields(fields: dict[str, Any], cls: type, where: str) -> Any:

@@ -51,6 +51,7 @@ WITHOUT_JAX = (
     "sgma_jax.runs.metrics_log",
     "sgma_jax.runs.provenance",
     "sgma_jax.runs.record_confusions",
+    "sgma_jax.runs.results",
     "sgma_jax.runs.schema_file",
     "sgma_jax.show",
     "sgma_jax.report.page",

@@ -30,6 +30,7 @@ from sgma_jax.config_check import check
 from sgma_jax.data.schema import check_expected, read_manifest
 from sgma_jax.errors import InputError, one_line_errors
 from sgma_jax.files import write_atomically
+from sgma_jax.runs.results import result_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,7 +143,7 @@ def main() -> None:
     first = [
         out / method["runs"][0] for method in summary["methods"].values()
     ]  # [C] one seed of each stands side by side on the page
-    if not is_newer(page, [folder / "evaluation" / f"{arguments.split}.json" for folder in first]) and (
+    if not is_newer(page, [result_file(folder, arguments.split) for folder in first]) and (
         wrong := run_sgma(out, "report", *map(str, first), "--out", str(page), "--split", arguments.split)
     ):
         failed.append(f"report: {wrong}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 
 from experiments.compare.members import Member, evaluation_path
 from experiments.compare.scores import mean_and_sd as over_seeds
+from sgma_jax.runs.results import Result, read_result
 
 EACH = "each in turn"
 """Where the mean over all failing sensors stands."""
@@ -30,9 +30,9 @@ def found_extras(members: Sequence[Member], split: str) -> dict[str, Any]:
     return found
 
 
-def _read(members: Sequence[Member], split: str, what: str) -> dict[int, dict[str, Any]]:
+def _read(members: Sequence[Member], split: str, what: Result) -> dict[int, dict[str, Any]]:
     paths = {member.config.seed: evaluation_path(member, split, what) for member in members}
-    return {seed: json.loads(path.read_text(encoding="utf-8")) for seed, path in paths.items() if path.is_file()}
+    return {seed: read_result(path) for seed, path in paths.items() if path.is_file()}
 
 
 def _failures(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from typing import NamedTuple
 from sgma_jax.config import TrainConfig, differences, from_json, to_json
 from sgma_jax.errors import InputError
 from sgma_jax.files import write_atomically
+from sgma_jax.runs.results import Result, result_file
 
 PRESET_FILE = "preset.json"
 LOG_FILE = "log.txt"
@@ -54,9 +55,13 @@ def is_trained(member: Member) -> bool:
     return (member.folder / "checkpoints" / str(member.config.steps)).is_dir()
 
 
-def evaluation_path(member: Member, split: str, what: str = ".json") -> Path:
-    """A file that `sgma evaluate` leaves."""
-    return member.folder / "evaluation" / f"{split}{what}"
+EXTRAS: dict[str, Result] = {"--corruptions": "_corruptions.json", "--analysis": "_analysis.json"}
+"""Flags of `sgma evaluate`, and the files that they add."""
+
+
+def evaluation_path(member: Member, split: str, what: Result = ".json") -> Path:
+    """Return the path of a file that `sgma evaluate` leaves."""
+    return result_file(member.folder, split, what)
 
 
 def run_member(member: Member, split: str, extras: Sequence[str]) -> str | None:
@@ -64,7 +69,7 @@ def run_member(member: Member, split: str, extras: Sequence[str]) -> str | None:
     wrong."""
     if wrong := _another_experiment(member):
         return wrong
-    evaluated = [".json", *(f"_{extra.removeprefix('--')}.json" for extra in extras)]
+    evaluated: list[Result] = [".json", *(EXTRAS[extra] for extra in extras)]
     if is_trained(member) and all(evaluation_path(member, split, what).is_file() for what in evaluated):
         return None
     if not is_trained(member):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +17,7 @@ from experiments.compare.scores import mean_and_sd as over_seeds
 from sgma_jax.errors import InputError
 from sgma_jax.runs.metrics_log import read_metrics
 from sgma_jax.runs.record_confusions import RecordConfusions, read_record_confusions
+from sgma_jax.runs.results import read_result
 
 
 class Run(NamedTuple):
@@ -36,7 +36,7 @@ def finished(everything: Sequence[Member], split: str) -> list[Run]:
     for member in everything:
         path = evaluation_path(member, split)
         if path.is_file():
-            report = json.loads(path.read_text(encoding="utf-8"))
+            report = read_result(path)
             runs.append(Run(member, report, read_record_confusions(evaluation_path(member, split, "_records.npz"))))
     for run in runs:
         same = run.records.ids == runs[0].records.ids and run.records.subsets == runs[0].records.subsets

@@ -7,7 +7,6 @@ Command: python -m experiments.torch_baseline.evaluate RUN [--split test] [--dat
 from __future__ import annotations
 
 import dataclasses
-import json
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,10 +23,10 @@ from sgma_jax.data.pipeline import evaluation_batches, open_split
 from sgma_jax.data.source import Source
 from sgma_jax.errors import InputError, one_line_errors
 from sgma_jax.evaluation.metrics import Tally, evaluation_report
-from sgma_jax.files import write_atomically
 from sgma_jax.modalities import subsets
 from sgma_jax.runs.folder import read_config
 from sgma_jax.runs.provenance import provenance
+from sgma_jax.runs.results import result_file, write_result
 from sgma_jax.show.tables import print_evaluation
 from sgma_jax.structs import IGNORE
 
@@ -92,7 +91,7 @@ def evaluate_run(folder: Path, config: TrainConfig, split: str) -> dict[str, Any
         "manifest_hash": source.manifest_hash,
         "trained_on_manifest_hash": saved["manifest_hash"],
     }
-    write_atomically(folder / "evaluation" / f"{split}.json", (json.dumps(report, indent=2) + "\n").encode())
+    write_result(result_file(folder, split), report)
     return report
 
 

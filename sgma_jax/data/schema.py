@@ -10,14 +10,14 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from sgma_jax.decoding import decode
+from sgma_jax.decoding import decode, upgraded
 from sgma_jax.errors import InputError
 from sgma_jax.structs import IGNORE as IGNORE  # converters may import this module, and not structs
 
@@ -26,6 +26,7 @@ DTYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "flo
 MANIFEST = "manifest.json"
 FORMAT = "sgma_jax converted set"
 VERSION = 1
+MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
 
 
 @dataclass(frozen=True)
@@ -230,10 +231,8 @@ def read_manifest(folder: str | Path) -> Manifest:
             f"{path} is not the manifest of a converted data set (field 'format'). Give the folder that a converter of "
             f"data_prep wrote."
         )
-    if (version := fields.pop("version", None)) != VERSION:
-        raise InputError(f"{path}: field 'version' is {version!r}, this program reads {VERSION}. {again}")
     try:
-        manifest: Manifest = decode(fields, Manifest)
+        manifest: Manifest = decode(upgraded(fields, VERSION, MIGRATIONS), Manifest)
         _check_lengths(manifest)
     except InputError as error:
         raise InputError(f"{path}: {error} {again}") from error

@@ -10,7 +10,6 @@ it when it is the only sensor ("fused"), at every scale; vectors have unit lengt
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,10 +23,10 @@ from sgma_jax.availability import STRIDES, Availability
 from sgma_jax.config import TrainConfig
 from sgma_jax.data.pipeline import evaluation_batches, open_split
 from sgma_jax.errors import InputError
-from sgma_jax.evaluation.evaluator import evaluation_file, load_run
-from sgma_jax.files import write_atomically
+from sgma_jax.evaluation.evaluator import load_run
 from sgma_jax.models.fusions.fused import Fused
 from sgma_jax.models.network import Sgma
+from sgma_jax.runs.results import result_file, write_result
 from sgma_jax.sharding import put_batch
 from sgma_jax.show.progress import Progress
 from sgma_jax.structs import IGNORE, Batch
@@ -83,9 +82,7 @@ def analyse(folder: Path, config: TrainConfig, evaluation: Mapping[str, Any]) ->
         "robustness": _robustness(shares, sensors, classes) if config.model.fusion.weighs_modalities else None,
         "provenance": evaluation["provenance"],
     }
-    write_atomically(
-        evaluation_file(folder, split, "skip", "_analysis.json"), (json.dumps(found, indent=2) + "\n").encode()
-    )
+    write_result(result_file(folder, split, "_analysis.json"), found)
     return found
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,9 @@ import numpy as np
 from sgma_jax.config import TrainConfig
 from sgma_jax.data.corruptions import corrupt, failures
 from sgma_jax.data.pipeline import evaluation_batches, open_split
-from sgma_jax.evaluation.evaluator import evaluation_file, load_run
+from sgma_jax.evaluation.evaluator import load_run
 from sgma_jax.evaluation.metrics import scores
-from sgma_jax.files import write_atomically
+from sgma_jax.runs.results import result_file, write_result
 from sgma_jax.show.progress import Progress
 
 
@@ -52,7 +51,5 @@ def evaluate_failures(folder: Path, config: TrainConfig, evaluation: Mapping[str
         ],
         "provenance": evaluation["provenance"],
     }
-    write_atomically(
-        evaluation_file(folder, split, missing, "_corruptions.json"), (json.dumps(found, indent=2) + "\n").encode()
-    )
+    write_result(result_file(folder, split, "_corruptions.json", missing), found)
     return found

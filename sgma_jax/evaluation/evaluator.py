@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -26,7 +25,6 @@ from sgma_jax.evaluation.metrics import (
     confusion_matrix,
     evaluation_report,
 )
-from sgma_jax.files import write_atomically
 from sgma_jax.modalities import subsets
 from sgma_jax.models.devices import sum_over_devices, sum_over_rows
 from sgma_jax.models.network import Sgma, initial_variables, make_model
@@ -34,6 +32,7 @@ from sgma_jax.runs.checkpoints import restore_newest_model
 from sgma_jax.runs.folder import read_config
 from sgma_jax.runs.provenance import provenance
 from sgma_jax.runs.record_confusions import RecordConfusions, write_record_confusions
+from sgma_jax.runs.results import result_file, write_result
 from sgma_jax.sharding import batch_specs, check_batch_size, everywhere, make_mesh, put_batch, replicated, with_sharding
 from sgma_jax.show.pictures import sampling_picture, scene_picture
 from sgma_jax.show.progress import Progress
@@ -223,19 +222,14 @@ def evaluate(
     confusions = np.stack([np.stack([records[number][s] for s in evaluator.subsets]) for number in sorted(records)])
     # The records first: whoever finds the scores finds these too.
     write_record_confusions(
-        evaluation_file(folder, split, missing, "_records.npz"),
+        result_file(folder, split, "_records.npz", missing),
         RecordConfusions(ids, tuple(evaluator.subsets), confusions),
     )
-    write_atomically(evaluation_file(folder, split, missing), (json.dumps(report, indent=2) + "\n").encode())
+    write_result(result_file(folder, split, missing=missing), report)
     if pictures:
         draw_pictures(folder / "pictures", evaluator, variables, source, config.data, pictures)
         sampling_picture(folder / "pictures" / "training.png", folder / "metrics.jsonl")
     return report
-
-
-def evaluation_file(folder: Path, split: str, missing: Missing, what: str = ".json") -> Path:
-    """Where a run keeps what was found out about it on a split."""
-    return folder / "evaluation" / f"{split if missing == 'skip' else f'{split}_{missing}'}{what}"
 
 
 def answer_records(

@@ -15,6 +15,7 @@ from sgma_jax.errors import InputError
 from sgma_jax.report.scenes import SceneAnswers
 from sgma_jax.runs.metrics_log import FILE_NAME, read_metrics
 from sgma_jax.runs.provenance import STARTS_FILE
+from sgma_jax.runs.results import read_result, result_file
 
 PRETRAINED_FILE = "pretrained.json"
 
@@ -123,13 +124,13 @@ def read_run(folder: Path, config: TrainConfig, split: str, label: str) -> Run:
 def read_evaluation(folder: Path, split: str) -> Evaluation:
     """RUN/evaluation/<split>.json; InputError, with the command that writes it, where it is missing or of an earlier
     version."""
-    path, command = folder / "evaluation" / f"{split}.json", f"`sgma evaluate {folder} --split {split}`"
+    path, command = result_file(folder, split), f"`sgma evaluate {folder} --split {split}`"
     if not path.is_file():
         raise InputError(
             f"{folder} was not scored on {split!r}: {path} is missing. Run {command} first, or name another --split."
         )
     try:
-        evaluation: Evaluation = decode(_read_json(path), Evaluation)
+        evaluation: Evaluation = decode(read_result(path), Evaluation)
     except InputError as error:
         raise InputError(f"{path}: {error} It may be of an earlier version; run {command} again.") from error
     return evaluation

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 
+from sgma_jax.decoding import plain
 from sgma_jax.files import write_atomically
 
 FILE_NAME = "metrics.jsonl"
@@ -53,7 +53,7 @@ class MetricsLog:
         In TensorBoard a value of a nested mapping is called "kind/outer/inner", an entry of a list "kind/name/0".
         Raises OSError where the disk is full; the line is then dropped at the next resume.
         """
-        line = json.dumps({"step": step, "kind": kind, **_plain(values)}, allow_nan=False)
+        line = json.dumps({"step": step, "kind": kind, **plain(values)}, allow_nan=False)
         self._file.write(line.encode() + b"\n")
         self._file.flush()
         scalars = [Summary.Value(tag=tag, simple_value=value) for tag, value in _scalars(kind, values)]
@@ -89,17 +89,6 @@ def _whole_lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
             continue
         if line.endswith(b"\n") and isinstance(values, dict) and isinstance(values.get("step"), int):
             yield line, values
-
-
-def _plain(value: Any) -> Any:
-    """The value as JSON knows it: numpy scalars and arrays become Python's, numbers that are not finite None."""
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if hasattr(value, "tolist"):
-        value = value.tolist()
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _scalars(prefix: str, value: Any) -> Iterator[tuple[str, float]]:

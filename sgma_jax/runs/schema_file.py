@@ -5,17 +5,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sgma_jax.data.schema import Manifest, Schema
-from sgma_jax.decoding import decode
+from sgma_jax.decoding import decode, upgraded
 from sgma_jax.errors import InputError
 from sgma_jax.files import write_atomically
 
 SCHEMA_FILE = "schema.json"
 FORMAT = "sgma_jax run schema"
 VERSION = 1
+MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
 
 
 @dataclass(frozen=True)
@@ -54,10 +57,10 @@ def read_run_schema(folder: Path) -> RunSchema:
         ) from None
     except (ValueError, OSError) as error:
         raise InputError(f"{path} cannot be read ({error}). {again}") from error
-    if not isinstance(fields, dict) or (fields.pop("format", None), fields.pop("version", None)) != (FORMAT, VERSION):
-        raise InputError(f"{path} is no {FORMAT} of version {VERSION}. {again}")
+    if not isinstance(fields, dict) or fields.pop("format", None) != FORMAT:
+        raise InputError(f"{path} is no {FORMAT} (field 'format'). {again}")
     try:
-        run_schema: RunSchema = decode(fields, RunSchema)
+        run_schema: RunSchema = decode(upgraded(fields, VERSION, MIGRATIONS), RunSchema)
     except InputError as error:
         raise InputError(f"{path}: {error} {again}") from error
     return run_schema

@@ -98,10 +98,12 @@ def assert_one_line(result: tuple[int, str, str], *words: str) -> None:
 def test_a_missing_file_stops_a_run_before_anything_is_written(
     tiny_city: Path, tiny_preset: Path, tmp_path: Path, sgma: Command
 ) -> None:
-    run = tmp_path / "run"
+    run, preset = tmp_path / "run", tmp_path / "preset.py"
+    words = tiny_preset.read_text().replace("PlainConfig()", 'PvtV2Config(variant="b0")')
+    preset.write_text(words.replace("PlainConfig", "PvtV2Config"))
     result = sgma(
         "train",
-        tiny_preset,
+        preset,
         "--workdir",
         run,
         "--data.path",
