@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sgma_jax.cli import TrainArguments
+from sgma_jax.commands.train import TrainArguments
 
 ROOT = Path(__file__).resolve().parents[1]
 CLUSTER = ROOT / "experiments" / "cluster"

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from sgma_jax import config as config_module
 from sgma_jax import kinds
-from sgma_jax.cli import load_preset
+from sgma_jax.commands.preset import load_preset
 from sgma_jax.config import (
     ConcatenationFusionConfig,
     DataConfig,

@@ -24,7 +24,7 @@ from experiments.compare.members import PRESET_FILE, members, run_member, run_sg
 from experiments.compare.methods import METHODS, REFERENCE, chosen_methods
 from experiments.compare.summary import summarise
 from experiments.compare.tables import markdown
-from sgma_jax.cli import load_preset
+from sgma_jax.commands.preset import load_preset
 from sgma_jax.config import TrainConfig, to_json
 from sgma_jax.config_check import check
 from sgma_jax.data.schema import check_expected, read_manifest

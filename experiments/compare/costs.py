@@ -20,7 +20,7 @@ from experiments.benchmarks.timing import note, summary
 from experiments.compare.budget import machine
 from experiments.compare.methods import METHODS, chosen_methods
 from experiments.compare.tables import table
-from sgma_jax.cli import load_preset
+from sgma_jax.commands.preset import load_preset
 from sgma_jax.config import TrainConfig
 from sgma_jax.config_check import check
 from sgma_jax.errors import InputError, one_line_errors

@@ -28,7 +28,7 @@ from experiments.torch_baseline.optimization import (
     train_step,
 )
 from experiments.torch_baseline.sgma import Sgma
-from sgma_jax.cli import load_preset
+from sgma_jax.commands.preset import load_preset
 from sgma_jax.config import TrainConfig
 from sgma_jax.config_check import check
 from sgma_jax.data.pipeline import open_split, training_batches

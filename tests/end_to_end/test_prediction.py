@@ -15,7 +15,7 @@ import rasterio
 from rasterio.transform import from_origin
 
 from data_prep.synthetic import render
-from sgma_jax.prediction import Run, predict_image
+from sgma_jax import Run, predict_image
 from tests.end_to_end.test_commands import assert_one_line
 from tests.prediction.local_scene import save
 

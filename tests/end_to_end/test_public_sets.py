@@ -15,7 +15,7 @@ import pytest
 from data_prep import deliver, dfc2023
 from data_prep.potsdam import convert_potsdam
 from data_prep.vaihingen import convert_vaihingen
-from sgma_jax.cli import load_preset
+from sgma_jax.commands.preset import load_preset
 from sgma_jax.config import PvtV2Config, ResNetConfig, TrainConfig
 from sgma_jax.config_check import check
 from sgma_jax.data.pipeline import open_split, training_batches

@@ -1,4 +1,4 @@
-"""`sgma predict`: its arguments, one scene or many, and --merge."""
+"""`sgma predict`: map one scene or many, and --merge."""
 
 from __future__ import annotations
 
@@ -6,17 +6,18 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from sgma_jax.commands.flags import parse
+from sgma_jax.commands.preparation import prepare_jax
 from sgma_jax.errors import InputError, is_disk_full
-from sgma_jax.prediction.network import Run
 from sgma_jax.prediction.options import PredictOptions
-from sgma_jax.prediction.parts import parts_folder
-from sgma_jax.prediction.predict import merge_shards, predict_scene
-from sgma_jax.prediction.scene import File
-from sgma_jax.prediction.scene_list import SceneFiles, read_scene_list
+
+if TYPE_CHECKING:
+    from sgma_jax.prediction.grids import File
+    from sgma_jax.prediction.scene_list import SceneFiles
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +43,19 @@ class PredictArguments(PredictOptions):
 
 
 def predict(arguments: Sequence[str]) -> None:
-    """The command. Exit status 0, 1 where some of several scenes failed, 2 for bad input, 130 after Ctrl-C."""
-    given = tyro.cli(PredictArguments, args=list(arguments), prog="sgma predict")
+    """`sgma predict RUN --sensor NAME=FILE --out MAP`: write maps.
+
+    Exit status 0, 1 where some of several scenes failed, 2 for bad input, 130 after Ctrl-C.
+    """
+    given = parse(PredictArguments, arguments, "sgma predict")
+    prepare_jax()
+    from sgma_jax.prediction.network import Run
+    from sgma_jax.prediction.parts import parts_folder
+    from sgma_jax.prediction.predict import merge_shards, predict_scene
+    from sgma_jax.prediction.scene_list import read_scene_list
+    from sgma_jax.sharding import one_device_a_core
+
+    one_device_a_core()  # windows are answered one by one
     if given.merge:
         if given.run or given.sensor or given.scenes or given.shard:
             raise InputError(
@@ -90,6 +102,10 @@ def sensors_of(given: Sequence[str]) -> dict[str, list[File]]:
 
 def _predict_many(folder: Path, scenes: Sequence[SceneFiles], given: PredictArguments) -> None:
     """All scenes into the folder --out, each as ID.tif; those that fail are told at the end."""
+    from sgma_jax.prediction.network import Run
+    from sgma_jax.prediction.parts import parts_folder
+    from sgma_jax.prediction.predict import predict_scene
+
     if given.probabilities or given.polygons or given.shard:
         raise InputError("--probabilities, --polygons and --shard are for one scene; with --scenes leave them out.")
     try:
