@@ -68,7 +68,7 @@ IN_DATA_PREP = (
     "sgma_jax.show.tables",
 )
 TORCH_ALLOWED = ("sgma_jax/interop", "tests/parity", "experiments/torch_baseline")
-LINES = 390
+LINES = 350
 
 
 @dataclass(frozen=True)
