@@ -69,6 +69,7 @@ IN_DATA_PREP = (
 )
 TORCH_ALLOWED = ("sgma_jax/interop", "tests/parity", "experiments/torch_baseline")
 LINES = 350
+FUNCTION_LINES = 80
 
 
 @dataclass(frozen=True)
@@ -246,6 +247,16 @@ def test_no_file_is_too_long_or_named_after_nothing() -> None:
         assert path.stem not in ("utils", "util", "helpers", "helper", "common", "misc"), (
             f"{path.relative_to(ROOT)}: name it after what it holds"
         )
+
+
+def test_no_function_is_longer_than_a_screen() -> None:
+    long = [
+        f"{path.relative_to(ROOT)}:{node.lineno} {node.name}"
+        for path in _files("sgma_jax", "data_prep", "experiments")
+        for node in ast.walk(_tree(path))
+        if isinstance(node, ast.FunctionDef) and (node.end_lineno or 0) - node.lineno >= FUNCTION_LINES
+    ]
+    assert not long
 
 
 def test_everything_public_in_the_library_says_what_it_is() -> None:

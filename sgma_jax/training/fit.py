@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import faulthandler
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -35,13 +34,46 @@ from sgma_jax.training.optimization import learning_rate
 from sgma_jax.training.sampling import SamplingTable
 from sgma_jax.training.step import make_train_step, state_initializer
 from sgma_jax.training.step_reports import StepReports
-
-PROFILE_AFTER = 3
-"""[C] Steps of a session before its trace begins: the first compiles, and the next ones fill the queues."""
+from sgma_jax.training.watch import Trace, Watchdog
 
 
 class _Preempted(Exception):
     """SIGTERM came while the validation split was being scored."""
+
+
+class _Session(NamedTuple):
+    """All that the set-up makes ready for the loop."""
+
+    config: TrainConfig
+    workdir: Path
+    mesh: Mesh
+    source: Source
+    validation: Source | None
+    train_step: Any
+    evaluator: Evaluator
+    table: SamplingTable | None
+    rates: Any
+    """Learning rate of every step."""
+    checkpoints: Checkpoints
+    start: int
+    """Steps that are done already."""
+    state: TrainState
+    faults: dict[str, Any]
+    news: list[str]
+    """Lines worth telling before the first step."""
+
+    def is_due(self, done: int, stop: int) -> bool:
+        """Return whether a checkpoint and an evaluation follow the step."""
+        return done % self.config.evaluate_every == 0 or done == stop
+
+
+class _Voices(NamedTuple):
+    """What a session says, and where."""
+
+    log: MetricsLog | None
+    progress: Progress
+    tracing: Callable[[int, Any], None]
+    reports: StepReports
 
 
 def train(
@@ -61,40 +93,95 @@ def train(
     several processes all call this alike, and one of them writes what is no checkpoint. Raises InputError for a
     configuration or data set that does not fit, before anything is written.
     """
-    with Preemption() as preemption, _Watchdog(stall_seconds) as alive:
-        _train(config, workdir, stop_after, resume, profile, preemption, alive)
+    with Preemption() as preemption, Watchdog(stall_seconds) as alive:
+        session = _set_up(config, workdir, resume)
+        with contextlib.ExitStack() as stack:
+            log = stack.enter_context(MetricsLog(workdir, session.start or None)) if is_writer() else None
+            progress = stack.enter_context(
+                Progress("training", config.steps, start=session.start, quiet=not is_writer())
+            )
+            tracing = stack.enter_context(Trace(workdir / "profile", profile if is_writer() else 0))
+            reports = StepReports(config, session.source, log, progress, session.faults)
+            stack.callback(reports.close)
+            for line in session.news:
+                progress.say(line)
+            stop = min(config.steps, stop_after or config.steps)
+            with contextlib.suppress(_Preempted):
+                _loop(session, _Voices(log, progress, tracing, reports), stop, preemption, alive)
+            if preemption.reached():
+                progress.say("stopped by SIGTERM after a checkpoint; the same command goes on from it")
+            session.checkpoints.wait()
+        keep_copies(workdir, config)
+        session.checkpoints.close()
         return not preemption.reached()
 
 
-def _train(
-    config: TrainConfig,
-    workdir: Path,
-    stop_after: int | None,
-    resume: bool,
-    profile: int,
-    preemption: Preemption,
-    alive: Callable[[], None],
-) -> None:
+def _loop(session: _Session, voices: _Voices, stop: int, preemption: Preemption, alive: Callable[[], None]) -> None:
+    """Train from the session's first step to `stop`, with a checkpoint and an evaluation where they are due."""
+    config, workdir, mesh, table, start = session.config, session.workdir, session.mesh, session.table, session.start
+    train_step, state, reports = session.train_step, session.state, voices.reports
+
+    def after_batch(batch: int) -> None:
+        alive()
+        if preemption.reached():
+            raise _Preempted
+
+    scores = _scores(workdir)
+    for scored, average in scores.items():
+        session.checkpoints.scored(scored, average)
+    if start and session.is_due(start, stop) and start not in scores:  # it was saved, and ended before it was scored
+        _evaluate(session, voices, start, state, after_batch)
+    hosts = {"process": jax.process_index(), "processes": jax.process_count()}
+    batches = training_batches(config.data, session.source, seed=config.seed, start=start, **hosts)
+    ahead = _next(batches, mesh) if start < stop else None
+    reports.restart_clock()
+    for step in range(start, stop):
+        assert ahead is not None
+        batch, placed = ahead
+        if step == start:
+            train_step = compile_together(train_step, state, placed)
+            alive()
+        with jax.transfer_guard("disallow"):
+            if table:
+                drawn = table.draw(batch.available.any((2, 3)), batch.ids, step)
+                placed = placed._replace(drawn=put_samples(drawn, mesh))
+            reports.about_to_start()
+            state, report = train_step(state, placed)
+            # From here on the devices have this step to do, and the host prepares the next.
+            ahead = _next(batches, mesh) if step + 1 < stop else None
+            if table:
+                table.push(report.robustness, report.informative, report.ids)
+            done = step + 1
+            values: dict[str, Any] = {}
+            if done % config.log_every == 0 or done == stop:
+                values = {"learning_rate": float(session.rates[step])}
+                if table:
+                    chances = table.probabilities().tolist()
+                    values["sampling"] = dict(zip(config.data.modalities, chances, strict=True))
+            reports.push(done, report, values)
+        alive()
+        voices.tracing(done - start, report)
+        preempted = preemption.reached()
+        if session.is_due(done, stop) or preempted:
+            _save(session, voices, done, state)
+        if preempted:
+            break
+        if session.is_due(done, stop):
+            _evaluate(session, voices, done, state, after_batch)
+            reports.restart_clock()
+
+
+def _set_up(config: TrainConfig, workdir: Path, resume: bool) -> _Session:
+    """Check everything, write the run's small files, and make or restore the state."""
     check(config)
     mesh = make_mesh(config.fsdp, config.space)
-    check_batch_size("data.batch_size", config.data.batch_size, mesh, config.accumulate)
-    check_rows("data.crop", config.data.crop, mesh, config.model.magnify)
-    check_batch_size("data.evaluation_batch_size", config.data.evaluation_batch_size, mesh)
-    source = open_split(config.data, "train")
-    validation = open_split(config.data, "validation") if config.validate else None
-    if config.space > 1 and validation:
-        check_rows(
-            f"the height of the tiles of {config.data.path}", validation[0].label.shape[0], mesh, config.model.magnify
-        )
-    news = (
-        [f"{workdir} was not there: its files are those that {config.storage} has copies of."]
-        if fetch_copies(workdir, config)
-        else []
-    )
+    source, validation = _open_data(config, mesh)
+    news = []
+    if fetch_copies(workdir, config):
+        news.append(f"{workdir} was not there: its files are those that {config.storage} has copies of.")
     # A run that goes on has its weights in its checkpoint, and needs the file no more.
-    pretrained = (
-        read_pretrained(config.model) if config.model.pretrained and newest_step(workdir, config) is None else None
-    )
+    begins = bool(config.model.pretrained) and newest_step(workdir, config) is None
+    pretrained = read_pretrained(config.model) if begins else None
     prepare_run(workdir, config)
     if is_writer():
         write_run_schema(workdir, source.schema, read_manifest(config.data.path))
@@ -102,132 +189,78 @@ def _train(
     init, shapes = state_initializer(config, mesh)
     train_step = make_train_step(config, mesh, shapes)
     evaluator = Evaluator(make_model(config), config.data.classes, mesh)
-    table = (
-        SamplingTable(
-            config.sampling, len(config.data.modalities), seed=config.seed, records=len(source), fetch=jax.device_get
-        )
-        if config.sampling
-        else None
-    )
+    table = None
+    if config.sampling:
+        counts = {"records": len(source), "seed": config.seed}
+        table = SamplingTable(config.sampling, len(config.data.modalities), fetch=jax.device_get, **counts)
     # All at once and in every session: within the loop each would wait for the step that is being computed.
     rates = jax.device_get(
         jax.jit(learning_rate(config.optimizer, config.steps, config.warmup_steps))(jnp.arange(config.steps))
     )
     checkpoints = Checkpoints(workdir, Keep(config.keep_checkpoints, config.keep_every, config.keep_best), config)
-
     restored = _restore(checkpoints, shapes, workdir, source, resume, news)
-    if restored:
-        start, state = restored.step, restored.state
-        if table:
-            table.restore(restored.sampling)
-    else:
-        start, state = 0, init()
-        if pretrained:
-            state = start_from(state, pretrained, config)
-            if is_writer():
-                write_provenance(workdir, pretrained)
+    start, state = (restored.step, restored.state) if restored else (0, init())
+    if restored and table:
+        table.restore(restored.sampling)
+    if pretrained:
+        state = start_from(state, pretrained, config)
+        if is_writer():
+            write_provenance(workdir, pretrained)
     checkpoints.check_room(state)  # rather than after an hour
     if is_writer():
         log_start(workdir, start, f"{mesh.size} x {jax.devices()[0].device_kind}")
-    stop = min(config.steps, stop_after or config.steps)
+
     epochs = config.steps * config.data.batch_size / len(source)
+    size = f"{len(source)} training records, {config.steps} steps ({epochs:.1f} epochs), {mesh.size} device(s)"
+    lines = [f"{config.name}: {size}", describe_sharding(shapes), *news]
+    if restored:
+        lines.append(f"resuming {workdir} at step {start}")
+    elif pretrained:
+        lines.append(f"the encoder begins with {config.model.pretrained} ({pretrained.provenance['source']})")
+    return _Session(
+        config, workdir, mesh, source, validation, train_step, evaluator, table, rates, checkpoints,
+        start, state, restored.progress.faults if restored else {}, lines,
+    )  # fmt: skip
+
+
+def _open_data(config: TrainConfig, mesh: Mesh) -> tuple[Source, Source | None]:
+    """Return the training and the validation split; InputError where they or their batches do not fit the mesh."""
+    check_batch_size("data.batch_size", config.data.batch_size, mesh, config.accumulate)
+    check_rows("data.crop", config.data.crop, mesh, config.model.magnify)
+    check_batch_size("data.evaluation_batch_size", config.data.evaluation_batch_size, mesh)
+    source = open_split(config.data, "train")
+    validation = open_split(config.data, "validation") if config.validate else None
+    if config.space > 1 and validation:
+        height, magnify = validation[0].label.shape[0], config.model.magnify
+        check_rows(f"the height of the tiles of {config.data.path}", height, mesh, magnify)
+    return source, validation
+
+
+def _save(session: _Session, voices: _Voices, done: int, state: TrainState) -> None:
+    voices.reports.read_all()
+    in_turn(state)
+    sampling = session.table.state() if session.table else {}
+    session.checkpoints.save(done, state, sampling, voices.reports.faults(), session.source.manifest_hash)
+    keep_copies(session.workdir, session.config)
+
+
+def _evaluate(
+    session: _Session, voices: _Voices, done: int, state: TrainState, after_batch: Callable[[int], None]
+) -> None:
+    """Score the state on the validation split, if there is one: a line of metrics.jsonl, and a mark for the
+    checkpoint."""
+    if session.validation is None:
+        return
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
     hosts = {"process": jax.process_index(), "processes": jax.process_count()}
-    batches = training_batches(config.data, source, seed=config.seed, start=start, **hosts)
-
-    with contextlib.ExitStack() as stack:
-        log = stack.enter_context(MetricsLog(workdir, start or None)) if is_writer() else None
-        progress = stack.enter_context(Progress("training", config.steps, start=start, quiet=not is_writer()))
-        tracing = stack.enter_context(_Trace(workdir / "profile", profile if is_writer() else 0))
-        reports = StepReports(config, source, log, progress, restored.progress.faults if restored else {})
-        stack.callback(reports.close)
-
-        def evaluate(done: int) -> None:
-            if validation is None:
-                return
-
-            def after_batch(batch: int) -> None:
-                alive()
-                if preemption.reached():
-                    raise _Preempted
-
-            scores = _evaluate(evaluator, state, config, validation, after_batch)
-            checkpoints.scored(done, scores["average"])
-            if log:
-                log.log(done, "evaluation", scores)
-            progress.say(
-                f"step {done}: validation mIoU average {_percent(scores['average'])}, worst subset "
-                f"{_percent(scores['last1'])}"
-            )
-
-        def is_due(done: int) -> bool:
-            return done % config.evaluate_every == 0 or done == stop
-
-        def save(done: int) -> None:
-            reports.read_all()
-            in_turn(state)
-            checkpoints.save(done, state, table.state() if table else {}, reports.faults(), source.manifest_hash)
-            keep_copies(workdir, config)
-
-        progress.say(
-            f"{config.name}: {len(source)} training records, {config.steps} steps ({epochs:.1f} epochs), {mesh.size} "
-            f"device(s)"
-        )
-        progress.say(describe_sharding(shapes))
-        for line in news:
-            progress.say(line)
-        if restored:
-            progress.say(f"resuming {workdir} at step {start}")
-        elif pretrained:
-            progress.say(f"the encoder begins with {config.model.pretrained} ({pretrained.provenance['source']})")
-        with contextlib.suppress(_Preempted):
-            scores = _scores(workdir)
-            for scored, average in scores.items():
-                checkpoints.scored(scored, average)
-            if start and is_due(start) and start not in scores:  # it was saved, and ended before it was scored
-                evaluate(start)
-            ahead = _next(batches, mesh) if start < stop else None
-            reports.restart_clock()
-            for step in range(start, stop):
-                assert ahead is not None
-                batch, placed = ahead
-                if step == start:
-                    train_step = compile_together(train_step, state, placed)
-                    alive()
-                with jax.transfer_guard("disallow"):
-                    if table:
-                        drawn = table.draw(batch.available.any((2, 3)), batch.ids, step)
-                        placed = placed._replace(drawn=put_samples(drawn, mesh))
-                    reports.about_to_start()
-                    state, report = train_step(state, placed)
-                    # From here on the devices have this step to do, and the host prepares the next.
-                    ahead = _next(batches, mesh) if step + 1 < stop else None
-                    if table:
-                        table.push(report.robustness, report.informative, report.ids)
-                    done = step + 1
-                    values: dict[str, Any] = {}
-                    if done % config.log_every == 0 or done == stop:
-                        mas = (
-                            {"sampling": dict(zip(config.data.modalities, table.probabilities().tolist(), strict=True))}
-                            if table
-                            else {}
-                        )
-                        values = {"learning_rate": float(rates[step]), **mas}
-                    reports.push(done, report, values)
-                alive()
-                tracing(done - start, report)
-                preempted = preemption.reached()
-                if is_due(done) or preempted:
-                    save(done)
-                if is_due(done) and not preempted:
-                    evaluate(done)
-                    reports.restart_clock()
-                if preempted:
-                    break
-        if preemption.reached():
-            progress.say("stopped by SIGTERM after a checkpoint; the same command goes on from it")
-        checkpoints.wait()
-    keep_copies(workdir, config)
-    checkpoints.close()
+    batches = evaluation_batches(session.config.data, session.validation, **hosts)
+    evaluator = session.evaluator
+    scores = score_line(evaluator.report(evaluator.tally(variables, batches, after_batch), "validation"))
+    session.checkpoints.scored(done, scores["average"])
+    if voices.log:
+        voices.log.log(done, "evaluation", scores)
+    average, worst = (_percent(scores[name]) for name in ("average", "last1"))
+    voices.progress.say(f"step {done}: validation mIoU average {average}, worst subset {worst}")
 
 
 def _restore(
@@ -273,59 +306,5 @@ def _scores(workdir: Path) -> dict[int, float | None]:
     return dict(from_writer([(line["step"], line["average"]) for line in lines if line["kind"] == "evaluation"]))
 
 
-def _evaluate(
-    evaluator: Evaluator, state: TrainState, config: TrainConfig, validation: Source, after_batch: Callable[[int], None]
-) -> dict[str, Any]:
-    """Scores on the validation split as a line of metrics.jsonl has them."""
-    variables = {"params": state.params, "batch_stats": state.batch_stats}
-    batches = evaluation_batches(config.data, validation, process=jax.process_index(), processes=jax.process_count())
-    return score_line(evaluator.report(evaluator.tally(variables, batches, after_batch), "validation"))
-
-
 def _percent(fraction: float | None) -> str:
     return "-" if fraction is None else f"{100 * fraction:.2f}"
-
-
-class _Watchdog:
-    """Ends the process, with every thread's place on stderr, when it was not called for some seconds; None never
-    does."""
-
-    def __init__(self, seconds: float | None) -> None:
-        self._seconds = seconds
-
-    def __enter__(self) -> Callable[[], None]:
-        self._again()
-        return self._again
-
-    def __exit__(self, *_: object) -> None:
-        if self._seconds:
-            faulthandler.cancel_dump_traceback_later()
-
-    def _again(self) -> None:
-        if self._seconds:  # in C, so that it works whatever the interpreter waits for
-            faulthandler.dump_traceback_later(
-                self._seconds, exit=True, file=2
-            )  # sys.stderr of a notebook has no descriptor
-
-
-class _Trace:
-    """Traces some steps with jax.profiler, for TensorBoard or Perfetto."""
-
-    def __init__(self, folder: Path, steps: int) -> None:
-        self._folder, self._steps, self._running = folder, steps, False
-
-    def __enter__(self) -> Callable[[int, Any], None]:
-        return self._after_step
-
-    def __exit__(self, *_: object) -> None:
-        if self._running:
-            self._running = False
-            jax.profiler.stop_trace()
-
-    def _after_step(self, done: int, report: Any) -> None:
-        if self._steps and done == PROFILE_AFTER:
-            self._running = True
-            jax.profiler.start_trace(self._folder)
-        elif self._running and done == PROFILE_AFTER + self._steps:
-            jax.block_until_ready(report)
-            self.__exit__()
