@@ -76,6 +76,7 @@ def test_the_baseline_trains_and_leaves_what_sgma_leaves(
     assert all(0 <= row["miou"] <= 1 and 0 < row["coverage"] <= 1 for row in report["subsets"])
     assert set(report) == {
         "split",
+        "version",
         "modalities",
         "classes",
         "missing",
