@@ -71,7 +71,7 @@ class RankedSelectionFusion(nn.Module):
         return Fused(aggregate, shares, Second(selected, available.any(1)), losses)
 
 
-def _cosine(x: Float[Array, "*any channels"], y: Float[Array, "*any channels"]) -> Float[Array, "*any"]:
+def _cosine(x: Float[Array, "*#any channels"], y: Float[Array, "*#any channels"]) -> Float[Array, "*#any"]:
     x, y = x.astype(jnp.float32), y.astype(jnp.float32)
     lengths = (jnp.square(x).sum(-1) + EPSILON) * (jnp.square(y).sum(-1) + EPSILON)
     return (x * y).sum(-1) * lax.rsqrt(lengths)
