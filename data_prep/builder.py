@@ -1,4 +1,4 @@
-"""What every converter shares: examples in, a converted set out, whole or not at all.
+"""The part that all converters share: examples in, a converted set out, whole or not at all.
 
 A converter says what there is (`Conversion`) and `convert` does the rest: records, counts, statistics, hashes,
 manifest. Everything is written into a hidden folder beside OUT, which is renamed to OUT when it is complete. Equal
@@ -38,7 +38,7 @@ SHARD_BYTES = 64 * 2**20
 
 @dataclass(frozen=True)
 class Conversion(Generic[Key]):
-    """What a converter hands over."""
+    """All that a converter hands over."""
 
     schema: Schema
     """Without statistics; `convert` adds them."""
@@ -168,7 +168,7 @@ class Tiles(FileReaderBuilder):
         """Nothing is downloaded, and standard output is the command's."""
 
     def _log_download_done(self) -> None:
-        """As above: the command prints its own summary."""
+        """Say nothing: the command prints its own summary."""
 
 
 class _Info(tfds.core.DatasetInfo):

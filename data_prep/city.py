@@ -38,7 +38,7 @@ CAR_SHARES = np.array([0.24, 0.22, 0.18, 0.14, 0.1, 0.08, 0.04])
 
 
 class City(NamedTuple):
-    """What a tile holds. All arrays [size, size], `colour` with a last axis of red, green, blue (0 to 255)."""
+    """The contents of a tile. All arrays [size, size], `colour` with a last axis of red, green, blue (0 to 255)."""
 
     label: np.ndarray
     terrain: np.ndarray

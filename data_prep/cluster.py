@@ -99,7 +99,7 @@ def write_with_beam(
 
 @dataclass(frozen=True)
 class _WriteShard:
-    """What a machine of the cluster does with the number of a shard."""
+    """Writes the shard of a number, on a machine of the cluster."""
 
     folder: Path
 

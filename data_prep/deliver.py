@@ -61,7 +61,7 @@ class Options:
 
 
 def recognise(tree: SourceTree) -> bool:
-    """Whether the names are those of this set."""
+    """Return whether the names are those of this set."""
     return is_deliver(tree)
 
 

@@ -45,7 +45,7 @@ class FrameFiles:
 
 @dataclass(frozen=True)
 class Arrangement:
-    """What a source holds, by its names alone."""
+    """The files of a source, known by their names alone."""
 
     frames: tuple[FrameFiles, ...]
     inventory: tuple[tuple[str, str], ...]
@@ -53,7 +53,7 @@ class Arrangement:
 
 
 def is_deliver(tree: SourceTree) -> bool:
-    """Whether a file is named as in DELIVER."""
+    """Return whether a file is named as in DELIVER."""
     return any(_place(name) for name in tree.files)
 
 

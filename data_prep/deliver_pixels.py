@@ -83,7 +83,7 @@ def decode_label(raw: np.ndarray) -> np.ndarray:
 
 
 def is_whole_png(path: Path) -> bool:
-    """Whether the file has a PNG's end; some writers leave a few bytes behind it."""
+    """Return whether the file has a PNG's end; some writers leave a few bytes behind it."""
     with path.open("rb") as file:
         file.seek(0, 2)
         file.seek(max(0, file.tell() - 1024))

@@ -1,5 +1,5 @@
-"""What is odd about a copy of DELIVER: every file's head and end and every label is read, and every trap of the set
-looked for."""
+"""Finds all that is odd about a copy of DELIVER: every file's head and end and every label is read, and every trap of
+the set looked for."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Frame:
 
 @dataclass(frozen=True)
 class Survey:
-    """What was found in a source."""
+    """All that was found in a source."""
 
     inventory: tuple[tuple[str, str], ...]
     findings: tuple[Finding, ...]
@@ -56,7 +56,7 @@ class Survey:
 
 @dataclass
 class _Heads:
-    """What the heads of all files of one sensor said: channels, type -> names."""
+    """The heads of all files of one sensor: channels, type -> names."""
 
     types: dict[tuple[int, str], list[str]] = field(default_factory=lambda: defaultdict(list))
     sizes: dict[tuple[int, int], list[str]] = field(default_factory=lambda: defaultdict(list))

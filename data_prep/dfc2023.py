@@ -62,7 +62,7 @@ class Options:
 
 
 def recognise(tree: SourceTree) -> bool:
-    """Whether the names are those of this set."""
+    """Return whether the names are those of this set."""
     return is_dfc2023(tree)
 
 

@@ -38,7 +38,7 @@ class SceneFiles:
 
 @dataclass(frozen=True)
 class Arrangement:
-    """What a source holds, by its names alone."""
+    """The files of a source, known by their names alone."""
 
     annotations: str
     """Name of the footprints' file, "" where there is none."""
@@ -48,7 +48,7 @@ class Arrangement:
 
 
 def is_dfc2023(tree: SourceTree) -> bool:
-    """Whether the names are those of DFC2023 track 2: its annotations, or named scenes beside heights."""
+    """Return whether the names are those of DFC2023 track 2: its annotations, or named scenes beside heights."""
     if any(re.search(r"(?:^|/)buildings_only_(train|val|test)\.json$", name) for name in tree.files):
         return True
     images = [match for name in tree.files if (match := IMAGE.fullmatch(name))]

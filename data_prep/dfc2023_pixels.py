@@ -25,7 +25,7 @@ Those of the set have 2,000 and more."""
 
 
 class Seen(NamedTuple):
-    """What one file holds."""
+    """The pixels of one file."""
 
     values: np.ndarray
     """[height, width, bands], as stored."""

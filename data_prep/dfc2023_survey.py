@@ -1,4 +1,4 @@
-"""What is odd about a copy of DFC2023 track 2: every scene is read, and every trap of the set looked for."""
+"""Finds all that is odd about a copy of DFC2023 track 2: every scene is read, and every trap of the set looked for."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class Survey:
-    """What was found in a source."""
+    """All that was found in a source."""
 
     inventory: tuple[tuple[str, str], ...]
     findings: tuple[Finding, ...]
@@ -53,7 +53,7 @@ class Survey:
 
 @dataclass(frozen=True)
 class _Look:
-    """What a look at one scene told."""
+    """The result of a look at one scene."""
 
     group: str
     """City; where the name says none, the CRS, since no two cities in different UTM zones are neighbours. "" where

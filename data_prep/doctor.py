@@ -109,7 +109,7 @@ def examine(source: Path) -> bool:
 
 
 def _other_findings(found: PublicSet, tree: SourceTree, known: Sequence[Finding]) -> list[Finding]:
-    """What only conversions with other options would meet, as notes that name the option."""
+    """Return what only conversions with other options would meet, as notes that name the option."""
     others: list[Finding] = []
     for flags, options in OTHER_CHOICES.get(found.NAME, {}).items():
         for finding in found.survey(tree, options).findings:

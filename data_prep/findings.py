@@ -1,5 +1,5 @@
-"""What is odd about a source, found before anything is written: by the doctor for a person, by the converters to
-refuse or to record."""
+"""Findings: all that is odd about a source, found before anything is written: by the doctor for a person, by the
+converters to refuse or to record."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SHOWN = 40
 
 
 class Severity(Enum):
-    """What a finding means for a conversion."""
+    """The meaning of a finding for a conversion."""
 
     ERROR = "error"
     """Cannot be converted until the source is mended."""

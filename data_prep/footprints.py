@@ -39,7 +39,7 @@ class Raster(NamedTuple):
 
 @dataclass(frozen=True)
 class Footprints:
-    """What a file of annotations says."""
+    """The contents of a file of annotations."""
 
     rasters: Mapping[str, Raster]
     """By the image's file name without folders and suffix."""

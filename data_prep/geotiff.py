@@ -129,7 +129,10 @@ class TileReader:
 
 
 def _modality(rasters: Rasters, scenes: Sequence[Scene], name: str, log: bool) -> Modality:
-    """What the sensor's files agree on. Opens every file, so that a broken one is found before anything is written."""
+    """Return the modality that a sensor's files agree on.
+
+    Opens every file, so that a broken one is found before anything is written.
+    """
     first: tuple[Path, int, str] | None = None
     for scene in scenes:
         if name not in scene.images:

@@ -1,4 +1,4 @@
-"""What Potsdam and Vaihingen share: areas of colour-coded labels and aligned images, cut into tiles.
+"""The part that Potsdam and Vaihingen share: areas of colour-coded labels and aligned images, cut into tiles.
 
 `data_prep.potsdam` and `data_prep.vaihingen` say which files make up an area, `data_prep.isprs_survey` checks them,
 and this module reads tiles of them.
@@ -32,7 +32,7 @@ nodata value declares."""
 
 @dataclass(frozen=True)
 class AreaOptions:
-    """What can be chosen for Potsdam and Vaihingen alike."""
+    """Options of Potsdam and Vaihingen alike."""
 
     modalities: tuple[str, ...] = ()
     """Sensors to convert, in this order; all if none is named."""
@@ -91,7 +91,7 @@ class Kind(NamedTuple):
 
 @dataclass(frozen=True)
 class Layout:
-    """What a set is made of."""
+    """The parts of a set."""
 
     noun: str
     """What the set calls an area; also the column of --splits FILE."""

@@ -65,7 +65,7 @@ def check_readable(rasters: Rasters, file: File) -> tuple[list[Finding], bool]:
 
 
 def check_label(rasters: Rasters, file: File, *, eroded: bool) -> list[Finding]:
-    """Whether every pixel is a class: errors for other colours, a refusal for seams where there should be none, a
+    """Check that every pixel is a class: errors for other colours, a refusal for seams where there should be none, a
     note on damaged colours."""
     if not file.path.stat().st_size:
         return [Finding(Severity.ERROR, "unreadable", file.name, "is empty.", "Restore the file.")]
@@ -159,7 +159,7 @@ def check_same_band(rasters: Rasters, file: File, band: int, other: File, other_
 
 
 def check_eroded(rasters: Rasters, eroded: File, full: File) -> list[Finding]:
-    """Whether an eroded label is the full one of the same area."""
+    """Check that an eroded label is the full one of the same area."""
     grids = [rasters.open(f.path).shape for f in (eroded, full)]
     if grids[0] != grids[1]:
         message = f"has {grids[0]} pixels, {full.name} has {grids[1]}."

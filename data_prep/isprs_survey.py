@@ -1,5 +1,5 @@
-"""What is there of Potsdam or Vaihingen, which areas can be converted, and everything that would make a conversion
-silently wrong."""
+"""Finds what is there of Potsdam or Vaihingen, which areas can be converted, and everything that would make a
+conversion silently wrong."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Chosen = dict[str, dict[str, File]]
 
 @dataclass(frozen=True)
 class AreaSurvey:
-    """What a walk over a source found."""
+    """The result of a walk over a source."""
 
     inventory: tuple[tuple[str, str], ...]
     findings: tuple[Finding, ...]

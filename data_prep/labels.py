@@ -36,7 +36,7 @@ class Tile(NamedTuple):
 
 
 class LabelSurvey(NamedTuple):
-    """What a walk over all labels found."""
+    """The result of a walk over all labels."""
 
     tiles: dict[str, list[Tile]]
     """Per split, the tiles with a labelled pixel of it."""

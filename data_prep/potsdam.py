@@ -68,7 +68,7 @@ class Options:
 
 
 def recognise(tree: SourceTree) -> bool:
-    """Whether a file is named like one of Potsdam's."""
+    """Return whether a file is named like one of Potsdam's."""
     return any(find_files(tree, KINDS).values())
 
 

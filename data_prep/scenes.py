@@ -1,4 +1,4 @@
-"""What a user hands to `data_prep.geotiff`: a manifest in CSV or a folder with one scene, checked and listed."""
+"""Scenes that a user hands to `data_prep.geotiff`: a manifest in CSV or a folder with one scene, checked and listed."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ Key = TypeVar("Key")
 
 @dataclass(frozen=True)
 class Shard(Generic[Key]):
-    """What one file of records is made of."""
+    """The keys that make one file of records."""
 
     index: int
     """Position among all shards of the conversion."""
@@ -82,7 +82,7 @@ class Plan(Generic[Key]):
 
 @dataclass(frozen=True)
 class ShardReport:
-    """What came of a shard, for the manifest."""
+    """The result of a shard, for the manifest."""
 
     tally: Tally
     statistics: tuple[Statistics, ...]

@@ -30,7 +30,7 @@ MEND = "The archive is not what its publisher delivers: download it again, or un
 
 @dataclass(frozen=True)
 class SourceTree:
-    """What SOURCE holds, by names that do not depend on where it lies."""
+    """The files of SOURCE, by names that do not depend on where it lies."""
 
     root: Path
     """SOURCE itself."""
@@ -54,7 +54,8 @@ class SourceTree:
 
 @contextlib.contextmanager
 def open_source_beside(source: Path, out: Path) -> Iterator[SourceTree]:
-    """As `open_source`, with archives unpacked beside OUT, where there must be room for the result anyway.
+    """Open a source like `open_source`, with archives unpacked beside OUT, where there must be room for the result
+    anyway.
 
     Not in the folder in which the result is made: each of the two is cleared away on its own. Files are named
     absolutely, because other processes, which may stand elsewhere, read them too.
@@ -187,5 +188,5 @@ def _check_member(place: str, member: zipfile.ZipInfo, path: PurePosixPath) -> N
 
 
 def _is_clutter(name: str) -> bool:
-    """What macOS adds to archives and folders, and other hidden files."""
+    """Return whether a name is one that macOS adds to archives and folders, or that is hidden."""
     return any(part.startswith(("__MACOSX", ".")) and part not in (".", "..") for part in PurePosixPath(name).parts)

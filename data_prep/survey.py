@@ -1,4 +1,4 @@
-"""What a public set's module offers, so that the doctor and the converters look at a source in the same way."""
+"""The interface of a public set's module, so that the doctor and the converters look at a source in the same way."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from data_prep.sources import SourceTree
 
 
 class Survey(Protocol):
-    """What was found in a source; a set's own class may hold more."""
+    """All that was found in a source; a set's own class may hold more."""
 
     @property
     def inventory(self) -> Sequence[tuple[str, str]]:
@@ -35,7 +35,7 @@ class PublicSet(Protocol):
 
     @property
     def recognise(self) -> Callable[[SourceTree], bool]:
-        """Whether the names in a source are those of this set."""
+        """Return whether the names in a source are those of this set."""
 
     @property
     def survey(self) -> Callable[[SourceTree, Any], Survey]:

@@ -1,4 +1,4 @@
-"""What a conversion counts and measures while the records go by, shard by shard; the shards' numbers are merged in
+"""Counts and measures of a conversion, taken while the records go by, shard by shard; the shards' numbers are merged in
 their order."""
 
 from __future__ import annotations

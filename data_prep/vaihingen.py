@@ -51,7 +51,7 @@ class Options:
 
 
 def recognise(tree: SourceTree) -> bool:
-    """Whether a file is named like one of Vaihingen's."""
+    """Return whether a file is named like one of Vaihingen's."""
     return any(find_files(tree, KINDS).values())
 
 

@@ -29,7 +29,7 @@ from sgma_jax.kinds import SemanticGuidedFusionConfig as SemanticGuidedFusionCon
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """What is read, and how training samples are made from it."""
+    """The data that is read, and how training samples are made from it."""
 
     path: str = ""
     """Folder that a converter of `data_prep` wrote."""

@@ -64,7 +64,7 @@ def start(
 
 
 def is_writer() -> bool:
-    """Whether this is the process that writes what is written once and says what is said once."""
+    """Return whether this is the process that writes what is written once and says what is said once."""
     return jax.process_index() == 0
 
 
@@ -87,7 +87,7 @@ def gather(array: np.ndarray) -> np.ndarray:
 
 
 def all_agree(mine: bool) -> bool:
-    """Whether it is true in every process."""
+    """Return whether it is true in every process."""
     return bool(gather(np.array(mine)).all())
 
 
@@ -120,8 +120,8 @@ def in_turn(results: Any) -> Any:
 
 
 def end_on_error(main: Callable[[], T]) -> T:
-    """What `main` returns; with several processes an error ends this one at once, so that the others notice instead
-    of waiting for it."""
+    """Return what `main` returns; with several processes an error ends this one at once, so that the others notice
+    instead of waiting for it."""
     if not jax.distributed.is_initialized():
         return main()
     returned: list[T] = []
@@ -137,7 +137,7 @@ def end_on_error(main: Callable[[], T]) -> T:
 
 
 class Preemption:
-    """Whether someone wants the run to end soon (SIGTERM); use as a context manager.
+    """Tells that someone wants the run to end soon (SIGTERM); a context manager.
 
     With several processes JAX's runtime receives the signal and picks a moment that all of them reach.
     """
@@ -163,8 +163,8 @@ class Preemption:
         self._asked = True
 
     def reached(self) -> bool:
-        """Whether to stop here; every process calls it equally often and gets the same answers. Once true, it stays
-        so."""
+        """Return whether to stop here; every process calls it equally often and gets the same answers. Once true, it
+        stays so."""
         if jax.process_count() > 1 and not self._asked:
             self._calls += 1
             self._asked = multihost_utils.reached_preemption_sync_point(self._calls)

@@ -11,11 +11,11 @@ from collections.abc import Callable
 
 
 class InputError(ValueError):
-    """What the user gave cannot be used. The message names the file, the field and the way out."""
+    """Input of the user cannot be used. The message names the file, the field and the way out."""
 
 
 def is_disk_full(error: BaseException | None) -> bool:
-    """Whether an exception, or one that it was raised from, means that a disk or a quota is full."""
+    """Return whether an exception, or one that it was raised from, means that a disk or a quota is full."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             return True

@@ -153,7 +153,7 @@ def own_gradients(gradients: Any, specs: Any) -> Any:
 
 
 def describe_sharding(shapes: Any) -> str:
-    """What the rule of `with_sharding` did to a state, in one line for the log."""
+    """Return in one line for the log what the rule of `with_sharding` did to a state."""
     leaves = jax.tree.leaves(shapes)
     split = sum(not x.sharding.is_fully_replicated for x in leaves)
     held = sum(np.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in leaves)

@@ -1,4 +1,5 @@
-"""What travels between the parts: Batch, Outputs, TrainState. No jax here, so that the input workers may import it.
+"""Values that travel between the parts: Batch, Outputs, TrainState. No jax here, so that the input workers may import
+it.
 
 Glossary of dimensions, used in every signature:
 batch      samples

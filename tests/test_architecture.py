@@ -259,6 +259,17 @@ def test_no_function_is_longer_than_a_screen() -> None:
     assert not long
 
 
+def test_a_docstring_stands_alone_and_begins_with_a_verb_or_the_thing_returned() -> None:
+    odd = [
+        f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 1)}"
+        for path in _files("sgma_jax", "data_prep")
+        for node in ast.walk(_tree(path))
+        if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Module)
+        and (ast.get_docstring(node) or "").split(" ")[0] in ("What", "It", "As", "Of", "Whether")
+    ]
+    assert not odd
+
+
 def test_everything_public_in_the_library_says_what_it_is() -> None:
     silent = []
     for path in _files("sgma_jax"):

@@ -1,4 +1,4 @@
-"""What a command does before it loads JAX."""
+"""Settings that a command makes before it loads JAX."""
 
 from __future__ import annotations
 

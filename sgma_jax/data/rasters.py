@@ -105,7 +105,8 @@ class Rasters:
         ]
 
     def is_aligned(self, path: Path, label: Path) -> bool:
-        """Whether a raster's pixels are the label's. InputError where they are not and nothing says how they lie."""
+        """Return whether a raster's pixels are the label's. InputError where they are not and nothing says how they
+        lie."""
         image, grid = self.open(path), self.open(label)
         same_size = image.shape == grid.shape
         if image.crs is None or grid.crs is None:
@@ -319,5 +320,5 @@ def _matrix(dataset: DatasetReader | Grid) -> np.ndarray:
 
 
 def _reason(error: BaseException) -> str:
-    """What GDAL said, which rasterio keeps as the cause."""
+    """Return GDAL's own words, which rasterio keeps as the cause."""
     return str(error.__cause__ or error).split("\n")[0]

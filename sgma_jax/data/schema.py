@@ -1,4 +1,4 @@
-"""What a converted data set is: sensors, classes, one example, and the manifest that says it all.
+"""The description of a converted data set: sensors, classes, one example, and the manifest that says it all.
 
 Standard library and numpy only, so that converters, the input pipeline's worker processes and the model's code can
 all import it. A converted set is a folder with `manifest.json` and the folder of records that it names.
@@ -161,7 +161,7 @@ def from_record(record: Mapping[str, Any], names: Sequence[str], rows: Sequence[
 
 @dataclass(frozen=True)
 class SplitCounts:
-    """What one split holds. Tuples follow the order of the schema's classes or modalities."""
+    """The counts of one split. Tuples follow the order of the schema's classes or modalities."""
 
     records: int
     labelled_pixels: tuple[int, ...]

@@ -1,5 +1,5 @@
-"""What the paper shows beside scores: how well classes part in each sensor's features with and without fusion, and
-who is robust where.
+"""Figures that the paper shows beside scores: how well classes part in each sensor's features with and without fusion,
+and who is robust where.
 
 `sgma evaluate --analysis`. The paper gives the variance within a class and silhouette scores, but not which features
 they are of. All [C]: a sensor's own features are what the encoder makes of it ("encoder") and what fusion makes of
@@ -87,8 +87,8 @@ def analyse(folder: Path, config: TrainConfig, evaluation: Mapping[str, Any]) ->
 
 
 def _programs(model: Sgma, classes: int) -> tuple[Any, Any]:
-    """What all sensors' maps look like at the picked positions, with the robustness per class; and what fusion makes
-    of one sensor alone."""
+    """Return two compiled programs: what all sensors' maps look like at the picked positions, with the robustness per
+    class; and what fusion makes of one sensor alone."""
 
     def at(
         values: Float[Array, "batch *modality height width channels"], places: Int[Array, "batch position"]

@@ -64,7 +64,7 @@ def predict_subset(
 
 
 class Answer(NamedTuple):
-    """What a subset of the sensors answers, pixel by pixel."""
+    """The answer of a subset of the sensors, pixel by pixel."""
 
     classes: Any
     """[batch, height, width] class codes; 255 where no sensor of the subset saw anything."""
@@ -128,7 +128,7 @@ class Evaluator:
         return self._compiled[present.shape]
 
     def _counts(self, variables: Any, batch: Batch, subset: tuple[str, ...]) -> Any:
-        """Of a batch on the devices: ids and confusion matrices per record, labelled pixels, confidences."""
+        """Return, of a batch on the devices, ids and confusion matrices per record, labelled pixels, confidences."""
         answer = in_turn(self._program(variables, batch, subset)(variables, batch, self.present(subset)))
         return in_turn(self._count(batch.ids, batch.labels, answer.classes, answer.confidence))
 
@@ -139,8 +139,8 @@ class Evaluator:
         progress: Callable[[int], None] = lambda done: None,
         records: dict[int, dict[tuple[str, ...], np.ndarray]] | None = None,
     ) -> dict[tuple[str, ...], Tally]:
-        """What is counted over the batches, per subset; each record's own confusion matrices go into `records`, by
-        number and subset."""
+        """Return what is counted over the batches, per subset; each record's own confusion matrices go into `records`,
+        by number and subset."""
         classes, levels = len(self.classes), CALIBRATION_BINS * LEVELS_PER_BIN
         nothing = Tally(np.zeros((classes, classes), np.int64), 0, np.zeros((levels, 2), np.int64))
         totals = dict.fromkeys(self.subsets, nothing)

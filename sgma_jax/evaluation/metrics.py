@@ -19,7 +19,7 @@ LEVELS_PER_BIN = 64
 
 
 class Tally(NamedTuple):
-    """What is counted over a split for one subset of the sensors; tallies of parts add up."""
+    """Counts over a split for one subset of the sensors; tallies of parts add up."""
 
     confusion: Int[np.ndarray, "classes classes"]
     """int64 pixels by label (row) and prediction (column)."""
@@ -163,7 +163,7 @@ def evaluation_report(
 
 
 def score_line(report: Mapping[str, Any]) -> dict[str, Any]:
-    """Of an `evaluation_report`, what a line of metrics.jsonl holds: the mIoU of every subset, their average and the
-    worst."""
+    """Return the part of an `evaluation_report` that a line of metrics.jsonl holds: the mIoU of every subset, their
+    average and the worst."""
     miou = {"+".join(row["modalities"]): row["miou"] for row in report["subsets"]}
     return {"average": report["average"], "last1": report["last1"]["miou"] if report["last1"] else None, "miou": miou}

@@ -35,7 +35,7 @@ after block."""
 
 
 class ImportedEncoder(NamedTuple):
-    """What a file of PyTorch weights gives an encoder."""
+    """An encoder's arrays, out of a file of PyTorch weights."""
 
     arrays: dict[str, np.ndarray]
     """Float32, by path: "params/stage0_patch/proj/kernel", "batch_stats/norm1/mean"."""

@@ -1,4 +1,4 @@
-"""What only a CPU wants: other forms of two convolutions, and work on few images at a time.
+"""Code that only a CPU wants: other forms of two convolutions, and work on few images at a time.
 
 All of it stands behind this door.
 `models.layers` gives the forms to `models.bilinear`, which takes them where a program is lowered for a CPU.

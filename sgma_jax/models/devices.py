@@ -1,10 +1,9 @@
-"""What the devices of a mesh compute together inside the network: each holds some samples, and of these all image
+"""Operations that the devices of a mesh do together inside the network: each holds some samples, and of these all image
 rows or a strip of them.
 
-The program of one device says so itself where it needs the others (`jax.shard_map` in training_step.py and
-evaluation.py). In a program that is not divided so, and along an axis of one device, every function here is the
-plain operation.
-"""
+The program of one device says so itself where it needs the others (`jax.shard_map` in training/step.py and
+evaluation/evaluator.py). In a program that is not divided so, and along an axis of one device, every function here is
+the plain operation."""
 
 from __future__ import annotations
 
@@ -25,7 +24,7 @@ def _divided(axes: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def rows_are_shared() -> bool:
-    """Whether an image's rows lie on several devices, in strips of the same height from the first device to the
+    """Return whether an image's rows lie on several devices, in strips of the same height from the first device to the
     last."""
     return bool(_divided((ROWS,)))
 
@@ -42,7 +41,7 @@ def sum_over_rows(x: Array) -> Array:
 
 
 def max_over_rows(x: Array) -> Array:
-    """As `sum_over_rows`, the maximum; it has no gradient."""
+    """The maximum over the devices that share a sample; it has no gradient."""
     x = lax.stop_gradient(x)
     return lax.pmax(x, ROWS) if rows_are_shared() else x
 

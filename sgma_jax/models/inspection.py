@@ -1,4 +1,4 @@
-"""What a network costs: parameters and multiply-adds by part, from the compiled programs' own cost analysis."""
+"""The cost of a network: parameters and multiply-adds by part, from the compiled programs' own cost analysis."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def inspect_model(config: TrainConfig, size: int) -> dict[str, Any]:
 
 
 class SubsetCosts(NamedTuple):
-    """What one image costs when this many sensors are there."""
+    """The cost of one image when this many sensors are there."""
 
     sensors: int
     multiply_adds: int

@@ -20,7 +20,7 @@ from sgma_jax.structs import IGNORE
 
 
 class Prediction(NamedTuple):
-    """What a run says about an image."""
+    """The answer of a run to an image."""
 
     classes: UInt8[np.ndarray, "height width"]
     """Class codes; 255 where no sensor has a pixel."""

@@ -135,7 +135,7 @@ def extent_on(grid: Grid, other: Grid) -> tuple[float, float, float, float]:
 
 
 def touches(extent: tuple[float, float, float, float], window: Window) -> bool:
-    """Whether an extent and a window share a pixel."""
+    """Return whether an extent and a window share a pixel."""
     top, left, bottom, right = extent
     return bool(
         top < window.row_off + window.height

@@ -1,4 +1,4 @@
-"""What a map holds: from blended sums to its bands, and what is said about each band."""
+"""The contents of a map: from blended sums to its bands, and what is said about each band."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Layers:
         return arrays
 
     def to_json(self) -> dict[str, Any]:
-        """As the journal has it; `Layers(**...)` with tuples is the way back."""
+        """Return the fields as the journal has them; `layers_from_json` is the way back."""
         return asdict(self)
 
 
@@ -97,7 +97,7 @@ def choose_layers(labels: Labels, options: PredictOptions) -> Layers:
 
 
 def layers_from_json(fields: dict[str, Any]) -> Layers:
-    """What `Layers.to_json` returned, after JSON has made lists of its tuples."""
+    """Return the layers that `Layers.to_json` wrote, after JSON has made lists of their tuples."""
     fields = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
     return Layers(**{**fields, "palette": tuple(tuple(colour) for colour in fields["palette"])})
 

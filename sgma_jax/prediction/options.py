@@ -1,4 +1,4 @@
-"""What can be chosen about a prediction. Standard library only."""
+"""Options of a prediction. Standard library only."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ class Parts:
             ) from error
 
     def stored_bytes(self) -> int:
-        """What all rows take on disk."""
+        """Return the bytes that all rows take on disk."""
         return sum(path.stat().st_size for path in self.folder.glob("rows_*"))
 
     def remove(self) -> None:

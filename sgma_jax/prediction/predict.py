@@ -195,7 +195,7 @@ class _Work:
 
 
 def blending_bytes(tiling: Tiling, layers: Layers, strip: int) -> int:
-    """What the rows of windows being blended take, with the finished ones on their way to the disk."""
+    """Return the bytes that the rows of windows being blended take, with the finished ones on their way to the disk."""
     width = (tiling.columns - 1) * tiling.stride + tiling.window
     held = ((len(layers.classes) + len(layers.robustness) + 1) * 4 + 2) * ((strip - 1) * tiling.stride + tiling.window)
     finished = 2 * (len(layers.bands()) + 4 * len(layers.classes) * layers.probabilities) * tiling.window
@@ -203,7 +203,7 @@ def blending_bytes(tiling: Tiling, layers: Layers, strip: int) -> int:
 
 
 def waiting_bytes(model: WindowModel) -> int:
-    """What is read ahead, with the devices, and waiting to be blended."""
+    """Return the bytes that are read ahead, with the devices, and waiting to be blended."""
     bands = sum(m.bands for m in model.labels.sensors)
     pixel = 2 * (4 * bands + len(model.labels.sensors)) + WAITING * 2 * (
         len(model.labels.classes) + len(model.labels.layers) + 1

@@ -23,7 +23,7 @@ SUFFIXES = (".tif", ".tiff", ".vrt", ".jp2", ".img")
 
 
 class WindowData(NamedTuple):
-    """What the sensors saw in a window."""
+    """All that the sensors saw in a window."""
 
     images: dict[str, np.ndarray]
     """Per sensor [window, window, bands] float32, normalised."""

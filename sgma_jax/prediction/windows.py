@@ -24,7 +24,7 @@ WEIGHT = 256
 
 
 class Answers(NamedTuple):
-    """What a model says about a batch of windows; arrays of numpy, or still on the device."""
+    """Answers of a model to a batch of windows; arrays of numpy, or still on the device."""
 
     probabilities: Any
     """[batch, classes, window, window] uint16, in 65535ths; 0 where nothing is answered."""
@@ -36,7 +36,7 @@ class Answers(NamedTuple):
 
 @dataclass(frozen=True)
 class Labels:
-    """What the numbers of an answer mean."""
+    """The meaning of the numbers of an answer."""
 
     sensors: tuple[Modality, ...]
     """Those that are predicted from, in the run's order."""
@@ -49,7 +49,7 @@ class Labels:
 
 
 class WindowModel(Protocol):
-    """What answers batches of windows."""
+    """A function that answers batches of windows."""
 
     labels: Labels
     window: int

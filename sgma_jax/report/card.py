@@ -79,7 +79,7 @@ def make_card(run: Run) -> Card:
 
 
 def limits(run: Run) -> list[str]:
-    """What a user should know before trusting the run, read off its numbers."""
+    """Return what a user should know before trusting the run, read off its numbers."""
     evaluation, found = run.evaluation, []
     on = f"the data set {run.manifest.schema.name!r}" if run.manifest else "one data set"
     found.append(

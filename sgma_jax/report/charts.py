@@ -37,7 +37,7 @@ class Line(NamedTuple):
 
 
 class Axis(NamedTuple):
-    """What is upright in a chart."""
+    """The upright axis of a chart."""
 
     name: str
     low: float | None = None

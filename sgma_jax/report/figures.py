@@ -98,7 +98,7 @@ def besides_ablation(changes: Sequence[Difference]) -> list[str]:
 
 
 def fusion_note(run: Run) -> str:
-    """What a reader of a run's robustness maps must know of its fusion."""
+    """Return what a reader of a run's robustness maps must know of its fusion."""
     weighs = run.config.model.fusion.weighs_modalities
     return "" if weighs else "a fusion that counts every sensor alike"
 

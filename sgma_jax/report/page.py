@@ -56,7 +56,7 @@ def render_page(runs: Sequence[Run], scene_note: str = "") -> str:
 
 
 def _viewer_data(runs: Sequence[Run]) -> dict[str, Any] | None:
-    """What viewer.js switches between; the scenes are the same for all runs that have any."""
+    """Return the data that viewer.js switches between; the scenes are the same for all runs that have any."""
     shown = next((r.scenes for r in runs if r.scenes), ())
     if not shown:
         return None

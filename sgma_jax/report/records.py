@@ -1,4 +1,4 @@
-"""What is known of a run, read from its folder and its data set's manifest."""
+"""Facts about a run, read from its folder and its data set's manifest."""
 
 from __future__ import annotations
 
@@ -109,7 +109,8 @@ class Run:
 
 
 def read_run(folder: Path, config: TrainConfig, split: str, label: str) -> Run:
-    """What a run's own files say. InputError where it was not scored, or where a file is not what it should be."""
+    """Return what a run's own files say. InputError where it was not scored, or where a file is not what it should
+    be."""
     return Run(
         label=label,
         folder=folder,
@@ -163,7 +164,7 @@ def check_comparable(runs: Sequence[Run]) -> None:
 
 
 def labels_of(folders: Sequence[Path], configs: Sequence[TrainConfig]) -> list[str]:
-    """What the runs are called: the experiment's name, the folder's where names repeat, its whole path where that
+    """Return the names of the runs: the experiment's name, the folder's where names repeat, its whole path where that
     repeats too."""
     choices = [[c.name for c in configs], [f.resolve().name for f in folders], [str(f) for f in folders]]
     return next((names for names in choices if len(set(names)) == len(names)), choices[-1])

@@ -30,7 +30,7 @@ TRANSPARENT = 255
 
 @dataclass(frozen=True)
 class SubsetPictures:
-    """What one subset of the sensors answers to a scene; pictures are data URIs."""
+    """The answer of one subset of the sensors to a scene; pictures are data URIs."""
 
     prediction: str
     errors: str
@@ -45,7 +45,7 @@ class SubsetPictures:
 
 @dataclass(frozen=True)
 class Scene:
-    """What there is to see, whoever answers."""
+    """The pictures of a scene that are the same for whoever answers."""
 
     id: str
     inputs: dict[str, str]

@@ -35,7 +35,7 @@ SPARE_DISK = 2 << 20
 
 
 class Progress(NamedTuple):
-    """What a checkpoint holds besides arrays."""
+    """The part of a checkpoint that is no array."""
 
     position: int
     """Global batches read: all that the input pipelines of all hosts, however many, need in order to go on."""
@@ -49,7 +49,7 @@ class Progress(NamedTuple):
 
 
 class Restored(NamedTuple):
-    """What a checkpoint holds."""
+    """The contents of a checkpoint."""
 
     step: int
     state: TrainState
@@ -295,7 +295,7 @@ def _compare(item: str, found: Any, expected: Any) -> None:
 
 
 def _checksum(arrays: dict[str, Any]) -> int:
-    """Of arrays in nested dicts, with their names and types."""
+    """Return the checksum of arrays in nested dicts, with their names and types."""
     checksum = 0
     for path, leaf in sorted(
         jax.tree_util.tree_leaves_with_path(arrays), key=lambda entry: jax.tree_util.keystr(entry[0])

@@ -68,7 +68,7 @@ def kept_in(folder: Path, config: TrainConfig | None = None) -> epath.Path:
 
 
 def in_bucket(path: object) -> bool:
-    """Whether a path is an object store's, and no file system's."""
+    """Return whether a path is an object store's, and no file system's."""
     return "://" in str(path)
 
 

@@ -38,7 +38,7 @@ def write_record_confusions(path: Path, records: RecordConfusions) -> None:
 
 
 def read_record_confusions(path: Path) -> RecordConfusions:
-    """What `write_record_confusions` wrote. InputError where the file is missing or damaged."""
+    """Return what `write_record_confusions` wrote. InputError where the file is missing or damaged."""
     again = "Write it with `sgma evaluate`."
     try:
         with np.load(path) as file:

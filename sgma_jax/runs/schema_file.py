@@ -1,5 +1,5 @@
-"""What a run was trained on, kept in its folder, so that the folder is enough to predict from: sensors, statistics,
-classes, palette."""
+"""The description of what a run was trained on, kept in its folder, so that the folder is enough to predict from:
+sensors, statistics, classes, palette."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def write_run_schema(folder: Path, schema: Schema, manifest: Manifest) -> None:
 
 
 def read_run_schema(folder: Path) -> RunSchema:
-    """What `write_run_schema` wrote; InputError with the way out where a run is older than the file, or the file is
-    damaged."""
+    """Return what `write_run_schema` wrote; InputError with the way out where a run is older than the file, or the file
+    is damaged."""
     path = folder / SCHEMA_FILE
     again = (
         "Run the run's own `sgma train` command once more: it goes on where it stopped, also at the end, and writes "

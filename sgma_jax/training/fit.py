@@ -68,7 +68,7 @@ class _Session(NamedTuple):
 
 
 class _Voices(NamedTuple):
-    """What a session says, and where."""
+    """The places where a session says something."""
 
     log: MetricsLog | None
     progress: Progress
@@ -266,7 +266,7 @@ def _evaluate(
 def _restore(
     checkpoints: Checkpoints, shapes: TrainState, workdir: Path, source: Source, resume: bool, news: list[str]
 ) -> Restored | None:
-    """What the newest undamaged checkpoint holds, or None for a new run; what is worth saying about it goes to
+    """Return the newest undamaged checkpoint, or None for a new run; what is worth saying about it goes to
     `news`."""
     newest = checkpoints.latest()
     if newest is None:
@@ -295,13 +295,13 @@ def _restore(
 
 
 def _next(batches: Any, mesh: Mesh) -> tuple[Batch, Batch]:
-    """The next batch, on the host and on its way to the devices."""
+    """Return the next batch, on the host and on its way to the devices."""
     batch = next(batches)
     return batch, put_batch(batch, mesh)
 
 
 def _scores(workdir: Path) -> dict[int, float | None]:
-    """The average mIoU of the steps that the run has scored so far; the same in every process."""
+    """Return the average mIoU of the steps that the run has scored so far; the same in every process."""
     lines = read_metrics(workdir / FILE_NAME) if is_writer() else []
     return dict(from_writer([(line["step"], line["average"]) for line in lines if line["kind"] == "evaluation"]))
 

@@ -23,7 +23,7 @@ from sgma_jax.training.optimization import optimizer
 
 
 class StepReport(NamedTuple):
-    """What a training step tells the host; small, and replicated on every device."""
+    """The report of a training step to the host; small, and replicated on every device."""
 
     losses: dict[str, Float[Array, ""]]
     """loss, loss_fused, loss_mas (with MAS), those that the fusion brings itself, and gradient_norm."""
@@ -106,7 +106,7 @@ def micro_batches(batch: Batch, number: int) -> Batch:
 
 
 def make_gradients(config: TrainConfig, specs: Any) -> Callable[..., Any]:
-    """What each device computes of a step, for `jax.shard_map`; `specs` says how the parameters are sharded.
+    """Return what each device computes of a step, for `jax.shard_map`; `specs` says how the parameters are sharded.
 
     (params, batch_stats, step, batch) -> gradients of the whole batch's loss (this device's part, where sharded),
     batch_stats, losses, and the robustness report of this device's samples. Between devices go, besides what

@@ -1,4 +1,4 @@
-"""What the steps report, read one step late so that the device never waits for it: lines of metrics.jsonl, and
+"""Reports of the steps, read one step late so that the device never waits for it: lines of metrics.jsonl, and
 faults."""
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ class StepReports:
         self.restart_clock()
 
     def faults(self) -> dict[str, Any]:
-        """What a checkpoint keeps of them, in JSON's types: steps not applied, in all and lately in a row, and
-        records skipped."""
+        """Return what a checkpoint keeps of the faults, in JSON's types: steps not applied, in all and lately in a row,
+        and records skipped."""
         return {
             "unapplied_steps": self._unapplied,
             "in_a_row": self._in_a_row,
@@ -164,7 +164,7 @@ class DeviceClock:
         self._dispatching = self._now()
 
     def dispatched(self, result: Any) -> None:
-        """It has done so; `result` is an array of the step."""
+        """Note that the step has been handed over; it is finished when `result`, an array of it, is ready."""
         self._queue.put((self._dispatching, result))
 
     def waited(self) -> float:

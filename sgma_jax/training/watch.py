@@ -1,4 +1,4 @@
-"""What looks after a training from outside: a watchdog, and a trace of some steps."""
+"""Guards of a training: a watchdog, and a trace of some steps."""
 
 from __future__ import annotations
 

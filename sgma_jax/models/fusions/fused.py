@@ -1,4 +1,4 @@
-"""What goes into and comes out of a fusion at one scale."""
+"""Arguments and results of a fusion at one scale."""
 
 from __future__ import annotations
 
