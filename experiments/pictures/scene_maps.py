@@ -17,7 +17,7 @@ import tyro
 from jaxtyping import Float, UInt8
 
 from sgma_jax.errors import InputError, one_line_errors
-from sgma_jax.show.pictures import scene_picture
+from sgma_jax.show.pictures import AnsweredScene, scene_picture
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,8 +57,7 @@ def draw(arguments: Arguments) -> list[Path]:
             if text and " stride " in text
         }
     classes = [tags[f"class_{code}"] for code in range(sum(key.startswith("class_") for key in tags))]
-    return scene_picture(
-        arguments.out,
+    scene = AnsweredScene(
         images={name: np.moveaxis(values, 0, -1)[step] for name, values in sensors.items()},
         available=np.stack([np.isfinite(values).all(0)[step] for values in sensors.values()]),
         label=codes(label)[step],
@@ -67,6 +66,7 @@ def draw(arguments: Arguments) -> list[Path]:
         classes=classes,
         palette=[colours[code][:3] for code in range(len(classes))],
     )
+    return scene_picture(arguments.out, scene)
 
 
 def named(texts: tuple[str, ...]) -> list[tuple[str, Path]]:

@@ -34,7 +34,7 @@ from sgma_jax.runs.provenance import provenance
 from sgma_jax.runs.record_confusions import RecordConfusions, write_record_confusions
 from sgma_jax.runs.results import result_file, write_result
 from sgma_jax.sharding import batch_specs, check_batch_size, everywhere, make_mesh, put_batch, replicated, with_sharding
-from sgma_jax.show.pictures import sampling_picture, scene_picture
+from sgma_jax.show.pictures import AnsweredScene, sampling_picture, scene_picture
 from sgma_jax.show.progress import Progress
 from sgma_jax.structs import IGNORE, Batch, Outputs
 
@@ -261,8 +261,7 @@ def draw_pictures(
     numbers = range(min(records, len(source)))
     for number, answers in zip(numbers, answer_records(evaluator, variables, source, config, numbers), strict=True):
         example = source[number]
-        written += scene_picture(
-            folder / f"{source.split}_{number:03}.png",
+        scene = AnsweredScene(
             images=example.images,
             available=example.available,
             label=example.label,
@@ -271,4 +270,5 @@ def draw_pictures(
             classes=config.classes,
             palette=source.schema.palette,
         )
+        written += scene_picture(folder / f"{source.split}_{number:03}.png", scene)
     return written

@@ -15,7 +15,7 @@ from rasterio.transform import Affine
 
 from sgma_jax.data.rasters import Grid
 from sgma_jax.errors import InputError
-from sgma_jax.prediction.geotiff import write_geotiff
+from sgma_jax.prediction.geotiff import Contents, write_geotiff
 from sgma_jax.prediction.layers import layers_from_json
 from sgma_jax.prediction.options import PredictOptions
 from sgma_jax.prediction.parts import Parts, read_parts
@@ -68,33 +68,17 @@ def assemble(parts: Parts, out: Path, options: PredictOptions) -> list[Path]:
     written = []
     if options.probabilities:
         bands = [(f"probability {name}", {"class": name}) for name in layers.classes]
-        write_geotiff(
-            options.probabilities,
-            grid,
-            rows("probabilities"),
-            dtype="float32",
-            nodata=np.nan,
-            bands=bands,
-            tags=tags,
-            cog=options.cog,
-            overviews="AVERAGE",
-        )
+        shares = Contents(dtype="float32", nodata=np.nan, bands=bands, tags=tags, cog=options.cog, overviews="AVERAGE")
+        write_geotiff(options.probabilities, grid, rows("probabilities"), shares)
         written.append(options.probabilities)
     for code, path in polygon_files(options.polygons, layers.classes):
         write_polygons(path, (r[0] == code for r in rows("map")), grid, layers.classes[code], code)
         written.append(path)
     # Last, so that who finds the map finds the rest.
-    write_geotiff(
-        out,
-        grid,
-        rows("map"),
-        dtype="uint8",
-        nodata=IGNORE,
-        bands=layers.bands(),
-        tags=tags,
-        colours=layers.palette,
-        cog=options.cog,
+    codes = Contents(
+        dtype="uint8", nodata=IGNORE, bands=layers.bands(), tags=tags, colours=layers.palette, cog=options.cog
     )
+    write_geotiff(out, grid, rows("map"), codes)
     parts.remove()
     return [out, *written]
 

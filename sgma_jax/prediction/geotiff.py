@@ -8,6 +8,7 @@ import os
 import warnings
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,27 +28,32 @@ BLOCK = 256
 Colours = Sequence[tuple[int, int, int]]
 
 
-def write_geotiff(
-    path: Path,
-    grid: Grid,
-    rows: Iterable[np.ndarray],
-    *,
-    dtype: str,
-    nodata: float,
-    bands: Sequence[tuple[str, dict[str, str]]],
-    tags: dict[str, str],
-    colours: Colours = (),
-    cog: bool = False,
-    overviews: str = "MODE",
-) -> None:
-    """Write a tiled, compressed GeoTIFF of the grid from its rows [bands, some rows, width], top to bottom; the same
-    rows make the same bytes.
+@dataclass(frozen=True, kw_only=True)
+class Contents:
+    """All that a file says about its pixels."""
 
-    It appears under its name when it is whole and has been read back. `bands` holds description and tags of each;
-    `colours` those of the values 0, 1, ... of band 1. As TIFF knows colours in files of one band only, those of
-    several are in NAME.aux.xml, where GDAL looks. With `cog` the file is cloud-optimised, with overviews made as
-    `overviews` says. A full disk leaves what was there before.
+    dtype: str
+    nodata: float
+    bands: Sequence[tuple[str, dict[str, str]]]
+    """Description and tags of each."""
+    tags: dict[str, str]
+    """Tags of the whole file."""
+    colours: Colours = ()
+    """Colours of the values 0, 1, ... of band 1."""
+    cog: bool = False
+    """The file is cloud-optimised, with overviews."""
+    overviews: str = "MODE"
+    """GDAL's way to make an overview's pixels."""
+
+
+def write_geotiff(path: Path, grid: Grid, rows: Iterable[np.ndarray], contents: Contents) -> None:
+    """Write a tiled, compressed GeoTIFF of the grid from its rows [bands, some rows, width], top to bottom.
+
+    The same rows make the same bytes. The file appears under its name when it is whole and has been read back. As TIFF
+    knows colours in files of one band only, those of several are in NAME.aux.xml, where GDAL looks. A full disk leaves
+    what was there before.
     """
+    bands, colours = contents.bands, contents.colours
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tif")
     final, auxiliary = temporary.with_suffix(".cog.tif"), path.with_name(path.name + ".aux.xml")
     profile: dict[str, Any] = {
@@ -55,15 +61,15 @@ def write_geotiff(
         "width": grid.width,
         "height": grid.height,
         "count": len(bands),
-        "dtype": dtype,
-        "nodata": nodata,
+        "dtype": contents.dtype,
+        "nodata": contents.nodata,
         "crs": grid.crs,
         "transform": grid.transform,
         "tiled": True,
         "blockxsize": BLOCK,
         "blockysize": BLOCK,
         "compress": "deflate",
-        "predictor": 3 if dtype == "float32" else 1,
+        "predictor": 3 if contents.dtype == "float32" else 1,
         "interleave": "band",
         "bigtiff": "if_safer",
     }
@@ -72,7 +78,7 @@ def write_geotiff(
     try:
         with writable(path.parent), _raster_errors(path), _environment():
             with rasterio.open(temporary, "w", **profile) as file:
-                file.update_tags(**tags)
+                file.update_tags(**contents.tags)
                 for number, (description, own) in enumerate(bands, 1):
                     file.set_band_description(number, description)
                     file.update_tags(number, **own)
@@ -82,8 +88,8 @@ def write_geotiff(
                     file.colorinterp = [ColorInterp.gray] + [ColorInterp.undefined] * (len(bands) - 1)
                 written = _write_blocks(file, rows)
             _check(temporary, written)
-            if cog:
-                resampling = {"overview_resampling": overviews, "resampling": overviews}
+            if contents.cog:
+                resampling = {"overview_resampling": contents.overviews, "resampling": contents.overviews}
                 options = {
                     "compress": "deflate",
                     "blocksize": BLOCK,

@@ -114,7 +114,14 @@ class SgmaWindows:
 
         def answer(variables: Any, images: dict[str, jax.Array], available: jax.Array) -> Answers:
             def some(part: tuple[dict[str, jax.Array], jax.Array]) -> Answers:
-                return _answers(model, bands, variables, part[0], part[1], bits, robustness)
+                images, available = part
+                # Sensors that are not given are skipped; they only have to have a shape.
+                size = available.shape[0], *available.shape[2:]
+                everything = {
+                    m: images[m] if m in images else jnp.zeros((*size, b))
+                    for m, b in zip(model.modalities, bands, strict=True)
+                }
+                return _answers(model, variables, everything, available, bits, robustness)
 
             parts = jax.tree.map(lambda x: x.reshape(-1, together, *x.shape[1:]), (images, available))
             return jax.tree.map(lambda x: x.reshape(x.shape[0] * x.shape[1], *x.shape[2:]), jax.lax.map(some, parts))
@@ -141,7 +148,6 @@ def robustness_layers(sensors: Sequence[str], robustness: Robustness) -> tuple[s
 
 def _answers(
     model: Sgma,
-    bands: tuple[int, ...],
     variables: Any,
     images: dict[str, jax.Array],
     available: jax.Array,
@@ -149,13 +155,8 @@ def _answers(
     robustness: Robustness,
 ) -> Answers:
     batch, _, height, width = available.shape
-    # Sensors that are not given are skipped; they only have to have a shape.
-    everything = {
-        m: images[m] if m in images else jnp.zeros((batch, height, width, b))
-        for m, b in zip(model.modalities, bands, strict=True)
-    }
     mask = jnp.zeros((batch, len(model.modalities), height, width), bool).at[:, jnp.array(bits)].set(available)
-    outputs: Any = model.apply(variables, everything, mask, subset=jnp.array(bits))
+    outputs: Any = model.apply(variables, images, mask, subset=jnp.array(bits))
     answered = outputs.answered
     probabilities = jax.nn.softmax(outputs.logits, -1).transpose(0, 3, 1, 2)
     magnify = model.config.magnify

@@ -6,6 +6,7 @@ import contextlib
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -147,21 +148,21 @@ def write_scene(model: WindowModel, scene: Scene, out: Path, options: PredictOpt
         return assemble(parts, out, options)
 
 
+@dataclass
 class _Work:
     """Computes runs of units."""
 
-    def __init__(
-        self,
-        model: WindowModel,
-        scene: Scene,
-        tiling: Tiling,
-        layers: Layers,
-        parts: Parts,
-        progress: Progress,
-        done: int,
-    ) -> None:
-        self.model, self.scene, self.tiling, self.layers, self.parts = model, scene, tiling, layers, parts
-        self.progress, self.done, self.start, self.began = progress, done, done, time.monotonic()
+    model: WindowModel
+    scene: Scene
+    tiling: Tiling
+    layers: Layers
+    parts: Parts
+    progress: Progress
+    done: int
+    """Windows that are there already."""
+
+    def __post_init__(self) -> None:
+        self.start, self.began = self.done, time.monotonic()
 
     def compute(self, first: int, last: int, strip: int) -> None:
         """Compute the units `first` to `last - 1`, `strip` of them at once; the row of windows before them is

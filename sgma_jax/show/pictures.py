@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,51 +36,52 @@ LINES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000
 """Colours of the sensors (Okabe and Ito's, which colour-blind readers can tell apart)."""
 
 
-def scene_picture(
-    path: Path | str,
-    *,
-    images: Mapping[str, Float[np.ndarray, "height width bands"]],
-    available: Bool[np.ndarray, "modality height width"],
-    label: UInt8[np.ndarray, "height width"],
-    predictions: Mapping[tuple[str, ...], UInt8[np.ndarray, "height width"]],
-    robustness: Sequence[Float[np.ndarray, "modality _ _"]],
-    classes: Sequence[str],
-    palette: Sequence[Sequence[int]],
-) -> list[Path]:
-    """Write a scene's inputs, label and prediction per subset to `path`, and its robustness maps beside it.
+@dataclass(frozen=True, kw_only=True)
+class AnsweredScene:
+    """A scene with its label and a run's answers to it."""
 
-    `images` holds raw values in the order of the rows of `available`; `palette` one colour per class, 0 to 255. The
-    robustness maps, finest scale first, go to NAME_robustness.png; without maps (mean fusion) that file is not
-    written. Returns the files written.
+    images: Mapping[str, Float[np.ndarray, "height width bands"]]
+    """Raw values, in the order of the rows of `available`."""
+    available: Bool[np.ndarray, "modality height width"]
+    label: UInt8[np.ndarray, "height width"]
+    predictions: Mapping[tuple[str, ...], UInt8[np.ndarray, "height width"]]
+    """Class codes, by subset of the sensors."""
+    robustness: Sequence[Float[np.ndarray, "modality _ _"]]
+    """Per scale, the finest first; empty where the fusion has none."""
+    classes: Sequence[str]
+    palette: Sequence[Sequence[int]]
+    """One colour per class, 0 to 255."""
+
+
+def scene_picture(path: Path | str, scene: AnsweredScene) -> list[Path]:
+    """Write inputs, label and prediction per subset to `path`, and the robustness maps to NAME_robustness.png.
+
+    Without robustness maps the second file is not written. Returns the files written.
     """
-    path = Path(path)
+    path, label, available = Path(path), scene.label, scene.available
     shown = {
         name: stretched(image, mask, *stretch_ends(visible_bands(image)[mask]))
-        for (name, image), mask in zip(images.items(), available, strict=True)
+        for (name, image), mask in zip(scene.images.items(), available, strict=True)
     }
-    colours = _colours(palette)
+    colours = _colours(scene.palette)
 
-    columns = max(len(images) + 1, 3)
-    rows = 1 + -(-len(predictions) // columns)
+    columns = max(len(shown) + 1, 3)
+    rows = 1 + -(-len(scene.predictions) // columns)
     figure, axes = _grid(rows, columns, aspect=label.shape[0] / label.shape[1], extra_height=0.5)
     for axis, (name, image), mask in zip(axes[0], shown.items(), available, strict=False):
         _show(axis, image, f"{name}{_coverage(mask)}")
-    _show(axes[0, len(images)], colours[label], "label")
+    _show(axes[0, len(shown)], colours[label], "label")
     valid = label != IGNORE
-    for axis, (subset, prediction) in zip(axes[1:].flat, predictions.items(), strict=False):
+    for axis, (subset, prediction) in zip(axes[1:].flat, scene.predictions.items(), strict=False):
         accuracy = f"  {100 * (prediction[valid] == label[valid]).mean():.1f} % right" if valid.any() else ""
         _show(axis, colours[prediction], f"{'+'.join(subset)}{accuracy}")
-    _legend(
-        figure,
-        classes,
-        colours,
-        ignored=bool((label == IGNORE).any() or any((p == IGNORE).any() for p in predictions.values())),
-    )
+    ignored = any((codes == IGNORE).any() for codes in (label, *scene.predictions.values()))
+    _legend(figure, scene.classes, colours, ignored=ignored)
     _save(figure, path)
-    if not robustness:
+    if not scene.robustness:
         return [path]
     second = path.with_name(f"{path.stem}_robustness{path.suffix}")
-    _save(_robustness_figure(shown, available, robustness), second)
+    _save(_robustness_figure(shown, available, scene.robustness), second)
     return [path, second]
 
 

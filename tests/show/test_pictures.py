@@ -12,7 +12,7 @@ from matplotlib.image import imread
 
 from sgma_jax.data.schema import IGNORE, Example, Modality, Schema
 from sgma_jax.show import pictures
-from sgma_jax.show.pictures import contact_sheet, sampling_picture, scene_picture
+from sgma_jax.show.pictures import AnsweredScene, contact_sheet, sampling_picture, scene_picture
 
 
 def _scene(**changes: Any) -> dict[str, Any]:
@@ -62,18 +62,18 @@ def titles(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_a_scene_gives_one_picture_of_predictions_and_one_of_robustness(tmp_path: Path) -> None:
-    written = scene_picture(tmp_path / "scene.png", **_scene())
+    written = scene_picture(tmp_path / "scene.png", AnsweredScene(**_scene()))
     assert [p.name for p in written] == ["scene.png", "scene_robustness.png"]
     assert all(imread(p).std() > 0.05 for p in written)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["scene.png", "scene_robustness.png"]
 
 
 def test_without_robustness_maps_there_is_no_second_picture(tmp_path: Path) -> None:
-    assert scene_picture(tmp_path / "scene.png", **_scene(robustness=[])) == [tmp_path / "scene.png"]
+    assert scene_picture(tmp_path / "scene.png", AnsweredScene(**_scene(robustness=[]))) == [tmp_path / "scene.png"]
 
 
 def test_titles_tell_what_is_absent_and_how_right_each_subset_is(tmp_path: Path, titles: list[str]) -> None:
-    scene_picture(tmp_path / "scene.png", **_scene())
+    scene_picture(tmp_path / "scene.png", AnsweredScene(**_scene()))
     assert titles[:4] == ["rgb", "dsm (75 % there)", "multi (absent)", "label"]
     assert titles[4] == "rgb  100.0 % right"
     assert "mean 0.50" in titles
@@ -82,14 +82,14 @@ def test_titles_tell_what_is_absent_and_how_right_each_subset_is(tmp_path: Path,
 
 def test_what_absent_pixels_hold_does_not_change_the_picture(tmp_path: Path) -> None:
     scene = _scene()
-    scene_picture(tmp_path / "nan.png", **scene)
+    scene_picture(tmp_path / "nan.png", AnsweredScene(**scene))
     scene["images"]["dsm"][:8] = 1e6
-    scene_picture(tmp_path / "large.png", **scene)
+    scene_picture(tmp_path / "large.png", AnsweredScene(**scene))
     assert (tmp_path / "nan.png").read_bytes() == (tmp_path / "large.png").read_bytes()
 
 
 def test_a_label_without_any_labelled_pixel_is_drawn_without_an_accuracy(tmp_path: Path, titles: list[str]) -> None:
-    scene_picture(tmp_path / "scene.png", **_scene(label=np.full((32, 48), 255, np.uint8)))
+    scene_picture(tmp_path / "scene.png", AnsweredScene(**_scene(label=np.full((32, 48), 255, np.uint8))))
     assert titles[4] == "rgb"
 
 
