@@ -40,6 +40,7 @@ def evaluate(arguments: list[str]) -> None:
     prepare_jax()
     from sgma_jax.evaluation.analysis import analyse
     from sgma_jax.evaluation.corruptions import evaluate_failures
+    from sgma_jax.evaluation.evaluator import TrainedRun
     from sgma_jax.evaluation.evaluator import evaluate as score
     from sgma_jax.runs.folder import read_config
     from sgma_jax.sharding import one_device_a_core
@@ -49,9 +50,10 @@ def evaluate(arguments: list[str]) -> None:
     one_device_a_core(config.data.evaluation_batch_size)
     if own.data_path:
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, path=own.data_path))
-    evaluation = score(own.run, config, split=own.split, missing=own.missing, pictures=own.pictures)
+    run = TrainedRun(own.run, config, own.missing)
+    evaluation = score(run, split=own.split, pictures=own.pictures)
     print_evaluation(evaluation)
     if own.corruptions:
-        print_failures(evaluate_failures(own.run, config, evaluation))
+        print_failures(evaluate_failures(run, evaluation))
     if own.analysis:
-        print_analysis(analyse(own.run, config, evaluation))
+        print_analysis(analyse(run, evaluation))

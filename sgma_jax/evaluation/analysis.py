@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -20,10 +19,9 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from sgma_jax.availability import STRIDES, Availability
-from sgma_jax.config import TrainConfig
 from sgma_jax.data.pipeline import evaluation_batches, open_split
 from sgma_jax.errors import InputError
-from sgma_jax.evaluation.evaluator import load_run
+from sgma_jax.evaluation.evaluator import TrainedRun
 from sgma_jax.models.fusions.fused import Fused
 from sgma_jax.models.network import Sgma
 from sgma_jax.runs.results import result_file, write_result
@@ -37,7 +35,7 @@ PER_CLASS = 300
 """[C] Positions per class and scale at most: a silhouette compares all with all."""
 
 
-def analyse(folder: Path, config: TrainConfig, evaluation: Mapping[str, Any]) -> dict[str, Any]:
+def analyse(run: TrainedRun, evaluation: Mapping[str, Any]) -> dict[str, Any]:
     """Analyse a run's newest checkpoint on a split; writes RUN/evaluation/<split>_analysis.json and returns what it
     says.
 
@@ -50,9 +48,9 @@ def analyse(folder: Path, config: TrainConfig, evaluation: Mapping[str, Any]) ->
         raise InputError(
             f"--analysis works in one process, and here are {jax.process_count()}; run it on one machine alone."
         )
+    config, evaluator, variables = run.config, run.evaluator, run.variables
     split, sensors, classes = evaluation["split"], config.data.modalities, config.data.classes
     source = open_split(config.data, split)
-    evaluator, variables, _, _ = load_run(folder, config)
     look, look_alone = _programs(evaluator.model, len(classes))
     chosen: dict[tuple[str, int, str], list[np.ndarray]] = {}
     codes: list[list[np.ndarray]] = [[] for _ in STRIDES]
@@ -82,7 +80,7 @@ def analyse(folder: Path, config: TrainConfig, evaluation: Mapping[str, Any]) ->
         "robustness": _robustness(shares, sensors, classes) if config.model.fusion.weighs_modalities else None,
         "provenance": evaluation["provenance"],
     }
-    write_result(result_file(folder, split, "_analysis.json"), found)
+    write_result(result_file(run.folder, split, "_analysis.json"), found)
     return found
 
 

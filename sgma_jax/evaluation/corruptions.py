@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from sgma_jax.config import TrainConfig
 from sgma_jax.data.corruptions import corrupt, failures
 from sgma_jax.data.pipeline import evaluation_batches, open_split
-from sgma_jax.evaluation.evaluator import load_run
+from sgma_jax.evaluation.evaluator import TrainedRun
 from sgma_jax.evaluation.metrics import scores
 from sgma_jax.runs.results import result_file, write_result
 from sgma_jax.show.progress import Progress
 
 
-def evaluate_failures(folder: Path, config: TrainConfig, evaluation: Mapping[str, Any]) -> dict[str, Any]:
+def evaluate_failures(run: TrainedRun, evaluation: Mapping[str, Any]) -> dict[str, Any]:
     """Score a run under every failure of `data.corruptions`; writes RUN/evaluation/<split>_corruptions.json and
     returns what it says.
 
@@ -26,9 +24,8 @@ def evaluate_failures(folder: Path, config: TrainConfig, evaluation: Mapping[str
     failure and with the sensor wholly missing. Per failure there are mIoU, F1, overall accuracy and IoU per class,
     as fractions.
     """
-    split, missing = evaluation["split"], evaluation["missing"]
+    split, config, evaluator, variables = evaluation["split"], run.config, run.evaluator, run.variables
     source = open_split(config.data, split)
-    evaluator, variables, _, _ = load_run(folder, config, missing)
     everything, protocol = config.data.modalities, failures(config.data.modalities)
     classes = len(config.data.classes)
     totals = {failure: np.zeros((classes, classes), np.int64) for failure in protocol}
@@ -51,5 +48,5 @@ def evaluate_failures(folder: Path, config: TrainConfig, evaluation: Mapping[str
         ],
         "provenance": evaluation["provenance"],
     }
-    write_result(result_file(folder, split, "_corruptions.json", missing), found)
+    write_result(result_file(run.folder, split, "_corruptions.json", run.missing), found)
     return found

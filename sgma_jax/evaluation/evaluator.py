@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -170,43 +171,53 @@ class Evaluator:
         return evaluation_report(tallies, split, self.model.modalities, self.classes, self.missing)
 
 
-class LoadedRun(NamedTuple):
-    """A run's newest checkpoint, ready to answer."""
+class TrainedRun:
+    """A run's newest checkpoint, ready to answer; restored when it is first needed, and once."""
 
-    evaluator: Evaluator
-    variables: Any
-    step: int
-    trained_on: str
-    """Manifest hash of the data set that it was trained on."""
+    def __init__(self, folder: Path | str, config: TrainConfig | None = None, missing: Missing = "skip") -> None:
+        """Take the run's own configuration by default; another one may name another place of the data set.
 
+        `missing` says what absent sensors are. Raises InputError for a folder that is no run.
+        """
+        self.folder, self.missing = Path(folder), missing
+        self.config = config or read_config(self.folder)
 
-def load_run(folder: Path, config: TrainConfig, missing: Missing = "skip") -> LoadedRun:
-    """The model of a run's newest checkpoint; InputError for a folder that has none."""
-    mesh = make_mesh(1)
-    check_batch_size("data.evaluation_batch_size", config.data.evaluation_batch_size, mesh)
-    shapes = with_sharding(jax.eval_shape(lambda: initial_variables(config)), mesh)
-    step, variables, trained_on = restore_newest_model(folder, shapes)
-    return LoadedRun(Evaluator(make_model(config), config.data.classes, mesh, missing), variables, step, trained_on)
+    @functools.cached_property
+    def evaluator(self) -> Evaluator:
+        """The network's programs, compiled when they are first called."""
+        mesh, config = make_mesh(1), self.config
+        check_batch_size("data.evaluation_batch_size", config.data.evaluation_batch_size, mesh)
+        return Evaluator(make_model(config), config.data.classes, mesh, self.missing)
+
+    @functools.cached_property
+    def restored(self) -> tuple[int, Any, str]:
+        """Step, variables, and the manifest hash of the data set that it was trained on.
+
+        Raises InputError for a run that has no checkpoint.
+        """
+        shapes = jax.eval_shape(lambda: initial_variables(self.config))
+        return restore_newest_model(self.folder, with_sharding(shapes, self.evaluator.mesh))
+
+    @property
+    def variables(self) -> Any:
+        """Parameters and running statistics."""
+        return self.restored[1]
 
 
 def evaluate(
-    folder: Path | str,
-    config: TrainConfig | None = None,
-    *,
-    split: str = "validation",
-    missing: Missing = "skip",
-    pictures: int = 0,
+    run: TrainedRun | Path | str, *, split: str = "validation", pictures: int = 0, missing: Missing = "skip"
 ) -> dict[str, Any]:
     """Score a run's newest checkpoint on a split; writes RUN/evaluation/<split>.json and returns what it says.
 
-    `config` is the run's own by default; another one may name another place of the data set. `pictures` is the number
-    of records that are drawn. Beside the file lies <split>_records.npz, with each record's confusion matrices. The
-    files of the "zero" protocol are <split>_zero.json and so on. Raises InputError for a folder that is no run or has
-    no checkpoint.
+    A folder is opened with `missing`; a `TrainedRun` brings its own. `pictures` is the number of records that are
+    drawn. Beside the file lies <split>_records.npz, with each record's confusion matrices. The files of the "zero"
+    protocol are <split>_zero.json and so on. Raises InputError for a folder that is no run or has no checkpoint.
     """
-    folder, config = Path(folder), config or read_config(Path(folder))
+    run = run if isinstance(run, TrainedRun) else TrainedRun(run, missing=missing)
+    folder, config, missing = run.folder, run.config, run.missing
     source = open_split(config.data, split)
-    evaluator, variables, step, trained_on = load_run(folder, config, missing)
+    step, variables, trained_on = run.restored
+    evaluator = run.evaluator
     batches = evaluation_batches(config.data, source, process=jax.process_index(), processes=jax.process_count())
     with Progress(f"evaluating {split}", -(-len(source) // config.data.evaluation_batch_size)) as progress:
         records: dict[int, dict[tuple[str, ...], np.ndarray]] = {}

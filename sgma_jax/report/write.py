@@ -12,7 +12,7 @@ from sgma_jax.data.pipeline import open_split
 from sgma_jax.data.schema import MANIFEST, Manifest, read_manifest
 from sgma_jax.data.source import Source
 from sgma_jax.errors import InputError, is_disk_full
-from sgma_jax.evaluation.evaluator import answer_records, load_run
+from sgma_jax.evaluation.evaluator import TrainedRun, answer_records
 from sgma_jax.files import write_atomically
 from sgma_jax.report.page import render_page
 from sgma_jax.report.records import Run, check_comparable, labels_of, read_run
@@ -77,7 +77,7 @@ def _answer_scenes(runs: Sequence[Run], source: Source, scenes: int) -> tuple[li
             if not answering[done]:
                 answers.append([])
                 continue
-            loaded = load_run(run.folder, run.config)
+            loaded = TrainedRun(run.folder, run.config)
             found = answer_records(loaded.evaluator, loaded.variables, source, run.config.data, numbers)
             answers.append([{subset: (a.classes, a.robustness) for subset, a in record.items()} for record in found])
             progress.update(done + 1)

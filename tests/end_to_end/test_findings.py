@@ -18,6 +18,8 @@ from experiments.demo import config as demo
 from sgma_jax.cli import main
 from sgma_jax.data.corruptions import LEVELS
 from sgma_jax.errors import InputError
+from sgma_jax.evaluation import evaluator
+from sgma_jax.runs.checkpoints import restore_newest_model
 from sgma_jax.runs.record_confusions import read_record_confusions
 
 Found = tuple[dict[str, Any], dict[str, Any], dict[str, Any], Path]
@@ -27,9 +29,17 @@ Found = tuple[dict[str, Any], dict[str, Any], dict[str, Any], Path]
 def found(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Found:
     """The evaluation, what was found under failures, the analysis, and the run's folder: a copy of the tiny run."""
     run = Path(shutil.copytree(tiny_run, tmp_path_factory.mktemp("found") / "run"))
+    restored: list[Path] = []
     with pytest.MonkeyPatch.context() as patch:
+
+        def counted(folder: Path, shapes: Any) -> Any:
+            restored.append(folder)
+            return restore_newest_model(folder, shapes)
+
+        patch.setattr(evaluator, "restore_newest_model", counted)
         patch.setattr(sys, "argv", ["sgma", "evaluate", str(run), "--split", "test", "--corruptions", "--analysis"])
         main()
+    assert restored == [run], "one checkpoint is restored once, whatever is asked for"
     plain, failing, analysis = (
         json.loads((run / "evaluation" / f"test{what}.json").read_text()) for what in ("", "_corruptions", "_analysis")
     )
