@@ -6,6 +6,7 @@ was lost.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
@@ -112,7 +113,11 @@ class Chaos:
         process, before = self.start(), newest_step(self.run)
         self.wait(process, lambda: self.steps() >= (before or 0) + 1)
         free = shutil.disk_usage(self.run).free
-        filler.write_bytes(bytes(max(0, free - (1 << 20))))
+        try:
+            filler.write_bytes(bytes(max(0, free - (1 << 20))))
+        except OSError as error:  # the run has written meanwhile: the disk is full all the same
+            if error.errno != errno.ENOSPC:
+                raise
         self.end(process, 2, "the disk is full")
         filler.unlink()
         self.survived.append(f"full disk, newest checkpoint {newest_step(self.run)}")

@@ -42,6 +42,15 @@ def tiny_preset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def pvt_preset(tiny_preset: Path) -> Path:
+    """The tiny preset with PVT-v2, for which weights are published."""
+    path = tiny_preset.with_name("pvt.py")
+    words = tiny_preset.read_text().replace("PlainConfig()", 'PvtV2Config(variant="b0")')
+    path.write_text(words.replace("PlainConfig", "PvtV2Config"))
+    return path
+
+
+@pytest.fixture(scope="session")
 def tiny_run(tiny_city: Path, tiny_preset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of the tiny preset: 20 steps in one go."""
     folder = tmp_path_factory.mktemp("runs") / "straight"
