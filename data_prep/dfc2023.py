@@ -19,7 +19,7 @@ import tyro
 from data_prep.builder import Conversion, convert
 from data_prep.dfc2023_files import SENSORS, arrange, is_dfc2023
 from data_prep.dfc2023_pixels import compose, read_sensor
-from data_prep.dfc2023_survey import Scene, Survey, survey_scenes
+from data_prep.dfc2023_survey import DfcScene, Survey, survey_scenes
 from data_prep.findings import settle
 from data_prep.parallel import ParallelOptions, parallel_arguments
 from data_prep.sources import SourceTree, open_source_beside
@@ -113,12 +113,12 @@ def schema(tile: int, name: str = "dfc2023") -> Schema:
 class SceneTile(NamedTuple):
     """One record to be: a window of a scene."""
 
-    scene: Scene
+    scene: DfcScene
     row: Span
     column: Span
 
 
-def plan_tiles(scenes: tuple[Scene, ...], side: int, stride: int | None) -> dict[str, list[SceneTile]]:
+def plan_tiles(scenes: tuple[DfcScene, ...], side: int, stride: int | None) -> dict[str, list[SceneTile]]:
     """Per split, the windows of its scenes."""
     keys: dict[str, list[SceneTile]] = {split: [] for split in SPLITS}
     for scene in scenes:

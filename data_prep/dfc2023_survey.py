@@ -27,7 +27,7 @@ NEIGHBOURS = 400.0
 
 
 @dataclass(frozen=True)
-class Scene:
+class DfcScene:
     """One scene that can be converted."""
 
     name: str
@@ -43,7 +43,7 @@ class Survey:
 
     inventory: tuple[tuple[str, str], ...]
     findings: tuple[Finding, ...]
-    scenes: tuple[Scene, ...]
+    scenes: tuple[DfcScene, ...]
     """Those with footprints and a split; complete only where no finding is an error."""
     assigned: Mapping[str, str]
     """Split of each city, or of each scene where the user's file names scenes."""
@@ -89,7 +89,7 @@ def survey_scenes(
     assigned, chosen, problems = _assign(described, looks, splits)
     findings += problems
     scenes = tuple(
-        Scene(
+        DfcScene(
             scene.name,
             {sensor: tree.files[name] for sensor, name in scene.files.items()},
             footprints.rasters[scene.name],

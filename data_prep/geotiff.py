@@ -20,7 +20,7 @@ import tyro
 from data_prep.builder import Conversion, convert
 from data_prep.labels import Tile, read_palette, survey_labels, tile_label
 from data_prep.parallel import ParallelOptions, parallel_arguments
-from data_prep.scenes import Scene, read_scenes
+from data_prep.scenes import LabelledScene, read_scenes
 from data_prep.tiling import check_tiling
 from data_prep.workspace import check_target
 from sgma_jax.data.rasters import Box, Rasters, decibels
@@ -106,7 +106,7 @@ class TileReader:
     """From a window of a scene to the example."""
 
     rasters: Rasters
-    scenes: tuple[Scene, ...]
+    scenes: tuple[LabelledScene, ...]
     schema: Schema
     ignore: int
     log_modalities: tuple[str, ...]
@@ -128,7 +128,7 @@ class TileReader:
         return Example(images, available, label, f"{scene.id}/{tile.row.start:05d}_{tile.column.start:05d}")
 
 
-def _modality(rasters: Rasters, scenes: Sequence[Scene], name: str, log: bool) -> Modality:
+def _modality(rasters: Rasters, scenes: Sequence[LabelledScene], name: str, log: bool) -> Modality:
     """Return the modality that a sensor's files agree on.
 
     Opens every file, so that a broken one is found before anything is written.
@@ -163,7 +163,7 @@ def _modality(rasters: Rasters, scenes: Sequence[Scene], name: str, log: bool) -
     return Modality(name, first[1], "decibel" if log else unit, "float32" if log else first[2])
 
 
-def _source_files(rasters: Rasters, scenes: Sequence[Scene], source: Path) -> dict[str, Path]:
+def _source_files(rasters: Rasters, scenes: Sequence[LabelledScene], source: Path) -> dict[str, Path]:
     """All files read, by names that do not depend on where on the machine they lie."""
     base = (source if source.is_dir() else source.parent).resolve()
     files = [] if source.is_dir() else [source]

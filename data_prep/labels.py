@@ -10,7 +10,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from data_prep.scenes import Scene
+from data_prep.scenes import LabelledScene
 from data_prep.tiling import Span, ignore_foreign, spans
 from sgma_jax.data.rasters import Box, Rasters
 from sgma_jax.data.schema import IGNORE, SPLITS
@@ -45,7 +45,7 @@ class LabelSurvey(NamedTuple):
 
 
 def survey_labels(
-    rasters: Rasters, scenes: Sequence[Scene], *, tile: int, overlap: int, classes: Sequence[str], ignore: int
+    rasters: Rasters, scenes: Sequence[LabelledScene], *, tile: int, overlap: int, classes: Sequence[str], ignore: int
 ) -> LabelSurvey:
     """Walk over all labels, strip by strip. InputError for values outside the classes and where there is nothing to
     learn."""
@@ -80,7 +80,7 @@ def survey_labels(
     return LabelSurvey(tiles, tuple(classes) or tuple(f"class_{code}" for code in range(highest + 1)), tuple(findings))
 
 
-def tile_label(rasters: Rasters, scene: Scene, tile: Tile, side: int, ignore: int) -> np.ndarray:
+def tile_label(rasters: Rasters, scene: LabelledScene, tile: Tile, side: int, ignore: int) -> np.ndarray:
     """The label of a tile, uint8 [side, side]: IGNORE outside the scene, the split and, but for training, the pixels
     that the tile owns."""
     box = Box(tile.row.start, tile.column.start, side)
@@ -96,7 +96,7 @@ def tile_label(rasters: Rasters, scene: Scene, tile: Tile, side: int, ignore: in
     return label
 
 
-def read_palette(rasters: Rasters, scenes: Sequence[Scene], count: int) -> tuple[tuple[int, int, int], ...]:
+def read_palette(rasters: Rasters, scenes: Sequence[LabelledScene], count: int) -> tuple[tuple[int, int, int], ...]:
     """A colour for each class: from the first label that has a colour table, else from a list of distinct ones."""
     for scene in scenes:
         dataset = rasters.open(scene.label)
@@ -110,7 +110,7 @@ def read_palette(rasters: Rasters, scenes: Sequence[Scene], count: int) -> tuple
 
 
 def _survey_scene(
-    rasters: Rasters, index: int, scene: Scene, side: int, overlap: int, classes: int, ignore: int
+    rasters: Rasters, index: int, scene: LabelledScene, side: int, overlap: int, classes: int, ignore: int
 ) -> tuple[int, dict[str, list[Tile]]]:
     """The highest class code among the pixels of the splits, and the tiles."""
     grid = rasters.open(scene.label)
@@ -150,7 +150,7 @@ def _survey_scene(
     return highest, tiles
 
 
-def _split_strip(rasters: Rasters, scene: Scene, row: Span) -> np.ndarray | None:
+def _split_strip(rasters: Rasters, scene: LabelledScene, row: Span) -> np.ndarray | None:
     if isinstance(scene.split, str):
         return None
     values = rasters.strip(scene.split, row.start, row.stop)
@@ -167,7 +167,7 @@ def _split_strip(rasters: Rasters, scene: Scene, row: Span) -> np.ndarray | None
     return values
 
 
-def _check_rasters(rasters: Rasters, scene: Scene) -> None:
+def _check_rasters(rasters: Rasters, scene: LabelledScene) -> None:
     grid = rasters.open(scene.label)
     if grid.count != 1 or not np.issubdtype(np.dtype(grid.dtypes[0]), np.integer):
         raise InputError(

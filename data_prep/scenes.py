@@ -17,7 +17,7 @@ SPLIT_WORDS = {word: split for word, split in WORDS.items() if split}
 
 
 @dataclass(frozen=True)
-class Scene:
+class LabelledScene:
     """One record: a label raster, and the sensors that saw it."""
 
     id: str
@@ -28,7 +28,7 @@ class Scene:
     """A split's name, or a raster that says it for every pixel."""
 
 
-def read_scenes(source: Path, modalities: Sequence[str]) -> tuple[list[Scene], tuple[str, ...]]:
+def read_scenes(source: Path, modalities: Sequence[str]) -> tuple[list[LabelledScene], tuple[str, ...]]:
     """The scenes of SOURCE and the names of the sensors, in order. Files are not opened yet."""
     for name in modalities:
         if list(modalities).count(name) > 1:
@@ -40,7 +40,7 @@ def read_scenes(source: Path, modalities: Sequence[str]) -> tuple[list[Scene], t
     return _read_manifest(source, modalities)
 
 
-def _read_folder(folder: Path, modalities: Sequence[str]) -> tuple[list[Scene], tuple[str, ...]]:
+def _read_folder(folder: Path, modalities: Sequence[str]) -> tuple[list[LabelledScene], tuple[str, ...]]:
     rasters: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         if path.suffix.lower() in (".tif", ".tiff") and not path.name.startswith("."):
@@ -69,11 +69,11 @@ def _read_folder(folder: Path, modalities: Sequence[str]) -> tuple[list[Scene], 
     if not names:
         raise InputError(f"{folder} has a label but no sensor: add a GeoTIFF per modality.")
     return [
-        Scene(folder.resolve().name, {name: found[name] for name in names}, rasters["label"], rasters["split"])
+        LabelledScene(folder.resolve().name, {name: found[name] for name in names}, rasters["label"], rasters["split"])
     ], names
 
 
-def _read_manifest(path: Path, modalities: Sequence[str]) -> tuple[list[Scene], tuple[str, ...]]:
+def _read_manifest(path: Path, modalities: Sequence[str]) -> tuple[list[LabelledScene], tuple[str, ...]]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             table = [
@@ -90,7 +90,7 @@ def _read_manifest(path: Path, modalities: Sequence[str]) -> tuple[list[Scene], 
             f"{path} is empty. Its first line names the columns: one per modality, label, and split or split_raster."
         )
     header, names = _read_header(path, table[0][1], modalities)
-    scenes: list[Scene] = []
+    scenes: list[LabelledScene] = []
     lines: dict[str, int] = {}
     for line, row in table[1:]:
         if len(row) != len(header):
@@ -143,7 +143,7 @@ def _read_header(path: Path, header: list[str], modalities: Sequence[str]) -> tu
     return header, names
 
 
-def _read_row(path: Path, line: int, row: dict[str, str], names: Sequence[str]) -> Scene:
+def _read_row(path: Path, line: int, row: dict[str, str], names: Sequence[str]) -> LabelledScene:
     def raster(column: str) -> Path:
         found = path.parent / row[column]
         if not found.is_file():
@@ -176,4 +176,4 @@ def _read_row(path: Path, line: int, row: dict[str, str], names: Sequence[str]) 
     else:
         split = raster("split_raster")
     identity = row.get("id") or str(Path(row["label"]).with_suffix(""))
-    return Scene(identity, {name: raster(name) for name in names if row[name]}, raster("label"), split)
+    return LabelledScene(identity, {name: raster(name) for name in names if row[name]}, raster("label"), split)

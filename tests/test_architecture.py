@@ -270,6 +270,16 @@ def test_a_docstring_stands_alone_and_begins_with_a_verb_or_the_thing_returned()
     assert not odd
 
 
+def test_no_two_classes_of_the_library_have_one_name() -> None:
+    """But for what encoders have alike: a table of variants, and blocks."""
+    homes: dict[str, list[str]] = {}
+    for path in _files("sgma_jax"):
+        for node in ast.walk(_tree(path)):
+            if isinstance(node, ast.ClassDef) and "encoders" not in path.parts:
+                homes.setdefault(node.name, []).append(_module(path))
+    assert not {name: modules for name, modules in homes.items() if len(modules) > 1}
+
+
 def test_everything_public_in_the_library_says_what_it_is() -> None:
     silent = []
     for path in _files("sgma_jax"):

@@ -20,7 +20,7 @@ from sgma_jax.runs.record_confusions import RecordConfusions, read_record_confus
 from sgma_jax.runs.results import read_result
 
 
-class Run(NamedTuple):
+class EvaluatedMember(NamedTuple):
     """A member that is done."""
 
     member: Member
@@ -29,7 +29,7 @@ class Run(NamedTuple):
     records: RecordConfusions
 
 
-def finished(everything: Sequence[Member], split: str) -> list[Run]:
+def finished(everything: Sequence[Member], split: str) -> list[EvaluatedMember]:
     """Those members that have been evaluated; InputError where they were not scored on the same records of the same
     data."""
     runs = []
@@ -37,7 +37,9 @@ def finished(everything: Sequence[Member], split: str) -> list[Run]:
         path = evaluation_path(member, split)
         if path.is_file():
             report = read_result(path)
-            runs.append(Run(member, report, read_record_confusions(evaluation_path(member, split, "_records.npz"))))
+            runs.append(
+                EvaluatedMember(member, report, read_record_confusions(evaluation_path(member, split, "_records.npz")))
+            )
     for run in runs:
         same = run.records.ids == runs[0].records.ids and run.records.subsets == runs[0].records.subsets
         if not same or run.report["provenance"]["manifest_hash"] != runs[0].report["provenance"]["manifest_hash"]:
@@ -73,7 +75,7 @@ def summarise(everything: Sequence[Member], budget: Budget, split: str, referenc
     }
 
 
-def _method(runs: Sequence[Run], split: str) -> dict[str, Any]:
+def _method(runs: Sequence[EvaluatedMember], split: str) -> dict[str, Any]:
     subsets = runs[0].records.subsets
     scores = np.stack([miou(run.records.confusions.sum(0, dtype=np.int64)) for run in runs])
     falls = [monotony(row, subsets) for row in scores]
@@ -94,7 +96,7 @@ def _method(runs: Sequence[Run], split: str) -> dict[str, Any]:
     return {**found, **found_extras([run.member for run in runs], split)}
 
 
-def _comparisons(by_method: Mapping[str, Sequence[Run]], reference: str) -> list[dict[str, Any]]:
+def _comparisons(by_method: Mapping[str, Sequence[EvaluatedMember]], reference: str) -> list[dict[str, Any]]:
     """The reference against every other method, over the seeds that both have."""
     found = []
     for other in by_method:

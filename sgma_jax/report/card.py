@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from sgma_jax.config import TrainConfig, to_json
 from sgma_jax.data.schema import Manifest
 from sgma_jax.report.figures import together
-from sgma_jax.report.records import Run
+from sgma_jax.report.records import ReportedRun
 from sgma_jax.show.tables import percent
 
 NOT_STATED = "not stated"
@@ -60,7 +60,7 @@ class Card(NamedTuple):
     """config.json."""
 
 
-def make_card(run: Run) -> Card:
+def make_card(run: ReportedRun) -> Card:
     """The model card of a run."""
     manifest, provenance = run.manifest, run.evaluation.provenance
     start = run.starts[0] if run.starts else {}
@@ -78,7 +78,7 @@ def make_card(run: Run) -> Card:
     )
 
 
-def limits(run: Run) -> list[str]:
+def limits(run: ReportedRun) -> list[str]:
     """Return what a user should know before trusting the run, read off its numbers."""
     evaluation, found = run.evaluation, []
     on = f"the data set {run.manifest.schema.name!r}" if run.manifest else "one data set"
@@ -126,7 +126,7 @@ def limits(run: Run) -> list[str]:
     return found
 
 
-def provenance_revision(run: Run) -> str | None:
+def provenance_revision(run: ReportedRun) -> str | None:
     """The git revision of the code that scored the run, if it was a checkout."""
     return run.evaluation.provenance.get("git_revision")
 
@@ -137,7 +137,7 @@ def describe_model(config: TrainConfig) -> str:
     return f"{config.model.encoder.title} with {config.model.fusion.title} and {sampling}"
 
 
-def _sentence(run: Run) -> str:
+def _sentence(run: ReportedRun) -> str:
     config, manifest = run.config, run.manifest
     data = manifest.schema.name if manifest else config.data.path or "a data set that is not at hand"
     sensors = config.data.modalities
@@ -151,7 +151,7 @@ def _sentence(run: Run) -> str:
     )
 
 
-def _facts(run: Run, start: dict[str, Any]) -> dict[str, str]:
+def _facts(run: ReportedRun, start: dict[str, Any]) -> dict[str, str]:
     config, provenance, manifest = run.config, run.evaluation.provenance, run.manifest
     batch, crop = config.data.batch_size, config.data.crop
     training = f"{config.steps:,} steps of {batch} crops of {crop} x {crop} pixels"
@@ -182,7 +182,7 @@ def _facts(run: Run, start: dict[str, Any]) -> dict[str, str]:
     return facts
 
 
-def _data(manifest: Manifest | None, run: Run) -> str:
+def _data(manifest: Manifest | None, run: ReportedRun) -> str:
     if manifest is None:
         return f"was at {run.config.data.path or NOT_STATED}; not at hand when this page was written"
     options = ", ".join(f"{name} {json.dumps(value)}" for name, value in manifest.options.items() if name != "licence")
@@ -212,7 +212,7 @@ def _splits(manifest: Manifest) -> list[SplitFacts]:
     ]
 
 
-def _commands(run: Run, start: dict[str, Any]) -> list[str]:
+def _commands(run: ReportedRun, start: dict[str, Any]) -> list[str]:
     # Of the code that trained, if that was recorded, else of the code that scored.
     revision = (start.get("git_revision") or provenance_revision(run) or "").removesuffix("+changes")
     checkout = [f"git checkout {revision}"] if revision else []

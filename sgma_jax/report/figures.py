@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from sgma_jax.config import MAY_CHANGE, TrainConfig, differences
 from sgma_jax.report.charts import Axis, Line, line_chart, reliability_chart
-from sgma_jax.report.records import Run, SubsetScores
+from sgma_jax.report.records import ReportedRun, SubsetScores
 
 SENSOR_COLOURS = 8
 """How many colours style.css has for sensors; further ones begin again, dashed."""
@@ -35,7 +35,7 @@ class Row(NamedTuple):
 class AblationRow(NamedTuple):
     """A line of the ablation table in the paper's layout."""
 
-    run: Run
+    run: ReportedRun
     semantic_guided_fusion: bool
     modality_aware_sampling: bool
 
@@ -47,7 +47,7 @@ class Difference(NamedTuple):
     values: tuple[str, ...]
 
 
-def subset_rows(runs: Sequence[Run]) -> list[Row]:
+def subset_rows(runs: Sequence[ReportedRun]) -> list[Row]:
     """mIoU of every subset, in the paper's order."""
     return [
         Row(together(s.modalities), s.modalities, tuple(r.evaluation.of(s.modalities).miou for r in runs))
@@ -55,7 +55,7 @@ def subset_rows(runs: Sequence[Run]) -> list[Row]:
     ]
 
 
-def summary_rows(runs: Sequence[Run]) -> list[Row]:
+def summary_rows(runs: Sequence[ReportedRun]) -> list[Row]:
     """Average, Top-1, Last-1 and the expected mIoU when sensors fail."""
     evaluations = [r.evaluation for r in runs]
     rows = [Row("Average", (), tuple(e.average for e in evaluations))]
@@ -68,7 +68,7 @@ def summary_rows(runs: Sequence[Run]) -> list[Row]:
     return rows
 
 
-def ablation_rows(runs: Sequence[Run]) -> list[AblationRow]:
+def ablation_rows(runs: Sequence[ReportedRun]) -> list[AblationRow]:
     """The runs by SGF and MAS, the baseline first, as in the paper's ablation; nothing where they do not differ in
     either, or in another fusion."""
     fusions = [r.config.model.fusion for r in runs]
@@ -83,7 +83,7 @@ def ablation_rows(runs: Sequence[Run]) -> list[AblationRow]:
     return sorted(rows, key=lambda row: (row.modality_aware_sampling, row.semantic_guided_fusion))
 
 
-def config_differences(runs: Sequence[Run]) -> list[Difference]:
+def config_differences(runs: Sequence[ReportedRun]) -> list[Difference]:
     """Every field in which the runs' configurations differ, but for names, paths and intervals."""
     configs = [r.config for r in runs]
     fields = dict.fromkeys(
@@ -97,20 +97,20 @@ def besides_ablation(changes: Sequence[Difference]) -> list[str]:
     return [c.field for c in changes if c.field.split(".")[0] != "sampling" and not c.field.startswith("model.fusion")]
 
 
-def fusion_note(run: Run) -> str:
+def fusion_note(run: ReportedRun) -> str:
     """Return what a reader of a run's robustness maps must know of its fusion."""
     weighs = run.config.model.fusion.weighs_modalities
     return "" if weighs else "a fusion that counts every sensor alike"
 
 
-def shown_confusions(run: Run) -> list[SubsetScores]:
+def shown_confusions(run: ReportedRun) -> list[SubsetScores]:
     """The subsets whose confusion matrix is shown: all sensors, and the worst."""
     evaluation = run.evaluation
     worst = evaluation.last1.modalities if evaluation.last1 else evaluation.modalities
     return [evaluation.full] + ([evaluation.of(worst)] if worst != evaluation.modalities else [])
 
 
-def training_charts(runs: Sequence[Run]) -> list[list[tuple[str, Markup]]]:
+def training_charts(runs: Sequence[ReportedRun]) -> list[list[tuple[str, Markup]]]:
     """Per run: loss, validation mIoU of each sensor alone and on average, and MAS's probabilities, each with its title.
 
     A quantity has one upright axis for all runs.
@@ -131,7 +131,7 @@ def training_charts(runs: Sequence[Run]) -> list[list[tuple[str, Markup]]]:
     ]
 
 
-def reliability_charts(runs: Sequence[Run]) -> list[tuple[str, float | None, Markup | None]]:
+def reliability_charts(runs: Sequence[ReportedRun]) -> list[tuple[str, float | None, Markup | None]]:
     """Name, ECE and reliability diagram: of each run with all sensors, and of a single run of each sensor alone too.
 
     The diagram is None where confidences were not counted.
@@ -167,7 +167,7 @@ def row_shares(confusion: Sequence[Sequence[int]]) -> list[list[float | None]]:
     return [[cell / sum(row) if sum(row) else None for cell in row] for row in confusion]
 
 
-def _curves(run: Run) -> tuple[list[Line], list[Line], list[Line]]:
+def _curves(run: ReportedRun) -> tuple[list[Line], list[Line], list[Line]]:
     train = [m for m in run.metrics if m.get("kind") == "train"]
     evaluations = [m for m in run.metrics if m.get("kind") == "evaluation"]
     sensors = run.evaluation.modalities
@@ -191,7 +191,7 @@ def _curves(run: Run) -> tuple[list[Line], list[Line], list[Line]]:
     return loss, alone, drawn
 
 
-def _no_curve(kind: int, run: Run) -> Markup:
+def _no_curve(kind: int, run: ReportedRun) -> Markup:
     without = kind == 2 and run.config.sampling is None
     return Markup('<p class="nothing">{}</p>').format("trained without MAS" if without else "nothing recorded")
 

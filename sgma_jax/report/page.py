@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from sgma_jax.report import figures
 from sgma_jax.report.card import make_card
-from sgma_jax.report.records import Run
+from sgma_jax.report.records import ReportedRun
 from sgma_jax.show.tables import percent
 
 PACKAGE = "sgma_jax.report"
@@ -22,7 +22,7 @@ POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri
 """Nothing is fetched, and nothing but the page's own script runs, whatever the names in a run's files say."""
 
 
-def render_page(runs: Sequence[Run], scene_note: str = "") -> str:
+def render_page(runs: Sequence[ReportedRun], scene_note: str = "") -> str:
     """The report of these runs, which `check_comparable` let pass. `scene_note` says which scenes were chosen, or
     why there are none."""
     environment = Environment(
@@ -55,7 +55,7 @@ def render_page(runs: Sequence[Run], scene_note: str = "") -> str:
     )
 
 
-def _viewer_data(runs: Sequence[Run]) -> dict[str, Any] | None:
+def _viewer_data(runs: Sequence[ReportedRun]) -> dict[str, Any] | None:
     """Return the data that viewer.js switches between; the scenes are the same for all runs that have any."""
     shown = next((r.scenes for r in runs if r.scenes), ())
     if not shown:

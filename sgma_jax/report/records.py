@@ -88,7 +88,7 @@ class Evaluation:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
+class ReportedRun:
     """One column of the report."""
 
     label: str
@@ -108,10 +108,10 @@ class Run:
     """Its answers to the scenes of the report; none where it has no checkpoint that this program can open."""
 
 
-def read_run(folder: Path, config: TrainConfig, split: str, label: str) -> Run:
+def read_run(folder: Path, config: TrainConfig, split: str, label: str) -> ReportedRun:
     """Return what a run's own files say. InputError where it was not scored, or where a file is not what it should
     be."""
-    return Run(
+    return ReportedRun(
         label=label,
         folder=folder,
         config=config,
@@ -137,7 +137,7 @@ def read_evaluation(folder: Path, split: str) -> Evaluation:
     return evaluation
 
 
-def check_comparable(runs: Sequence[Run]) -> None:
+def check_comparable(runs: Sequence[ReportedRun]) -> None:
     """Raise InputError unless all runs were scored on the same data, sensors and classes, so that their columns may
     stand side by side."""
     first = runs[0]

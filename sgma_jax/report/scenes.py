@@ -44,7 +44,7 @@ class SubsetPictures:
 
 
 @dataclass(frozen=True)
-class Scene:
+class SceneView:
     """The pictures of a scene that are the same for whoever answers."""
 
     id: str
@@ -58,7 +58,7 @@ class Scene:
 class SceneAnswers:
     """One run's answers to a scene, by the names of the sensors joined with "+"."""
 
-    scene: Scene
+    scene: SceneView
     answers: dict[str, SubsetPictures]
 
     def bytes(self) -> int:
@@ -110,7 +110,7 @@ def draw_scene(
         inputs[name] = _photo(shown[::step, ::step], mask[::step, ::step])
         coverage[name] = float(mask.mean())
     label = _map(example.label[::step, ::step], schema.palette)
-    scene = Scene(example.id, inputs, coverage, label)
+    scene = SceneView(example.id, inputs, coverage, label)
     return SceneAnswers(
         scene,
         {

@@ -15,7 +15,7 @@ from sgma_jax.errors import InputError, is_disk_full
 from sgma_jax.evaluation.evaluator import TrainedRun, answer_records
 from sgma_jax.files import write_atomically
 from sgma_jax.report.page import render_page
-from sgma_jax.report.records import Run, check_comparable, labels_of, read_run
+from sgma_jax.report.records import ReportedRun, check_comparable, labels_of, read_run
 from sgma_jax.report.scenes import Answers, SceneAnswers, draw_scenes
 from sgma_jax.runs.checkpoints import newest_step
 from sgma_jax.runs.folder import read_config
@@ -63,7 +63,7 @@ def write_report(
     return out
 
 
-def _answer_scenes(runs: Sequence[Run], source: Source, scenes: int) -> tuple[list[list[SceneAnswers]], str]:
+def _answer_scenes(runs: Sequence[ReportedRun], source: Source, scenes: int) -> tuple[list[list[SceneAnswers]], str]:
     """Per run the pictures of the same records, none for a run without a checkpoint; and how they were chosen."""
     _check_scenes(runs, source)
     count = min(scenes, len(source))
@@ -105,7 +105,7 @@ def _open_data(config: DataConfig, split: str) -> Source:
         ) from error
 
 
-def _check_scenes(runs: Sequence[Run], source: Source) -> None:
+def _check_scenes(runs: Sequence[ReportedRun], source: Source) -> None:
     """InputError where pictures would be of another data set or checkpoint than the numbers beside them."""
     for run in runs:
         provenance, again = run.evaluation.provenance, f"`sgma evaluate {run.folder} --split {source.split}`"
@@ -123,7 +123,7 @@ def _check_scenes(runs: Sequence[Run], source: Source) -> None:
             )
 
 
-def _manifest_of(run: Run, path: str) -> Manifest | None:
+def _manifest_of(run: ReportedRun, path: str) -> Manifest | None:
     """The manifest of the data set that the run was scored on, if that is what lies at `path`."""
     if not path or not (Path(path) / MANIFEST).is_file():
         return None

@@ -34,7 +34,7 @@ SPARE_DISK = 2 << 20
 """[C] Bytes that a checkpoint takes besides its arrays: indices, metadata, and what is compressed badly."""
 
 
-class Progress(NamedTuple):
+class Bookkeeping(NamedTuple):
     """The part of a checkpoint that is no array."""
 
     position: int
@@ -55,7 +55,7 @@ class Restored(NamedTuple):
     state: TrainState
     sampling: dict[str, Any]
     """State of the sampling table; empty without MAS."""
-    progress: Progress
+    progress: Bookkeeping
 
 
 class Keep(NamedTuple):
@@ -149,7 +149,7 @@ class Checkpoints:
         self.wait()
         self.check_room(state)
         model, optimizer = {"params": state.params, "batch_stats": state.batch_stats}, _optimizer_tree(state)
-        progress = Progress(step, faults, manifest_hash, jax.device_count(), jax.process_count())._asdict()
+        progress = Bookkeeping(step, faults, manifest_hash, jax.device_count(), jax.process_count())._asdict()
         progress["fingerprints"] = {
             "model": fingerprints(model),
             "optimizer": fingerprints(optimizer),
@@ -236,7 +236,7 @@ class _Reader:
             f"no checkpoint can be read: {' '.join(damaged)} Restore the folder from a copy, or use another --workdir."
         )
 
-    def model(self, step: int, shapes: Any) -> tuple[dict[str, Any], Progress, dict[str, Any]]:
+    def model(self, step: int, shapes: Any) -> tuple[dict[str, Any], Bookkeeping, dict[str, Any]]:
         """Variables, progress, and the fingerprints that every item was saved with; of these the model's agrees."""
         got = self._manager.restore(
             step, args=ocp.args.Composite(model=ocp.args.StandardRestore(shapes), progress=ocp.args.JsonRestore())
@@ -280,13 +280,13 @@ class _Preservation:
         return [s in stay for s in steps]
 
 
-def _checked(progress: dict[str, Any]) -> tuple[Progress, dict[str, Any]]:
+def _checked(progress: dict[str, Any]) -> tuple[Bookkeeping, dict[str, Any]]:
     """The progress and the fingerprints that were saved with it; ValueError where it is not what was written."""
     checksum = progress.pop("checksum", None)
     if checksum != zlib.crc32(json.dumps(progress, sort_keys=True).encode()):
         raise ValueError("the checksum of progress differs")
     expected = progress.pop("fingerprints")
-    return Progress(**progress), expected
+    return Bookkeeping(**progress), expected
 
 
 def _compare(item: str, found: Any, expected: Any) -> None:

@@ -15,7 +15,7 @@ from rasterio.transform import Affine, from_origin
 from rasterio.warp import transform as warp_points
 
 from data_prep.labels import survey_labels, tile_label
-from data_prep.scenes import Scene
+from data_prep.scenes import LabelledScene
 from sgma_jax.data.rasters import Box, Rasters
 from sgma_jax.data.schema import IGNORE, read_manifest
 from sgma_jax.data.source import open_source
@@ -90,7 +90,7 @@ def test_every_labelled_pixel_is_scored_in_exactly_one_tile(
         rng.integers(0, 4, (height, width)).astype(np.uint8),
     )
     label[0, 0], split[0, 0] = 1, 1  # a scene without any training pixel is refused
-    scene = Scene("s", {}, write_raster(folder / "label.tif", label), write_raster(folder / "split.tif", split))
+    scene = LabelledScene("s", {}, write_raster(folder / "label.tif", label), write_raster(folder / "split.tif", split))
     rasters = Rasters()
     survey = survey_labels(rasters, [scene], tile=tile, overlap=overlap, classes=(), ignore=255)
     for code, name in enumerate(("train", "validation", "test"), 1):

@@ -15,7 +15,7 @@ from sgma_jax.config import DataConfig, MeanFusionConfig, SamplingConfig, TrainC
 from sgma_jax.data.schema import IGNORE, Example, Manifest, Modality, Schema, SplitCounts
 from sgma_jax.evaluation.metrics import CALIBRATION_BINS, LEVELS_PER_BIN, Tally, evaluation_report
 from sgma_jax.modalities import subsets
-from sgma_jax.report.records import Run, read_run
+from sgma_jax.report.records import ReportedRun, read_run
 from sgma_jax.report.scenes import SceneAnswers, draw_scene
 
 SENSORS, CLASSES = ("rgb", "dsm", "sar"), ("road", "roof", "tree & shrub")
@@ -37,7 +37,7 @@ MANIFEST = Manifest(
     shards=(),
     findings=("two scenes have no sar",),
 )
-MakeRun = Callable[..., Run]
+MakeRun = Callable[..., ReportedRun]
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def made_run(tmp_path: Path) -> MakeRun:
 
     def make(
         name: str, *, sgf: bool = True, mas: bool = True, classes: tuple[str, ...] = CLASSES, calibrated: bool = True
-    ) -> Run:
+    ) -> ReportedRun:
         folder = tmp_path / name
         (folder / "evaluation").mkdir(parents=True)
         data = DataConfig(path=str(tmp_path / "data"), modalities=SENSORS, bands=(3, 1, 1), classes=classes, crop=32)

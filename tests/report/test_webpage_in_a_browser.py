@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from sgma_jax.report.page import render_page
-from sgma_jax.report.records import Run
+from sgma_jax.report.records import ReportedRun
 from tests.report.conftest import SENSORS, MakeRun, random_scenes
 
 pytestmark = pytest.mark.browser
@@ -39,7 +39,7 @@ def chromium() -> Iterator[Any]:
 
 
 @pytest.fixture
-def runs(made_run: MakeRun) -> list[Run]:
+def runs(made_run: MakeRun) -> list[ReportedRun]:
     """Two runs with scenes; the second fuses by the mean, so it has no robustness maps here."""
     return [
         dataclasses.replace(made_run(name), scenes=random_scenes(seed))
@@ -50,7 +50,9 @@ def runs(made_run: MakeRun) -> list[Run]:
 class Opened:
     """The report of some runs in a tab that may not reach anything, and what the tab asked for and complained about."""
 
-    def __init__(self, browser: Any, folder: Path, runs: list[Run], width: int = 1400, script: bool = True) -> None:
+    def __init__(
+        self, browser: Any, folder: Path, runs: list[ReportedRun], width: int = 1400, script: bool = True
+    ) -> None:
         self.file = folder / "report.html"
         self.file.write_text(render_page(runs, "Two tiles."))
         context = browser.new_context(
@@ -79,7 +81,9 @@ class Opened:
             assert switch.get_attribute("aria-pressed") == str(name in sensors).lower()
 
 
-def test_every_state_of_the_switches_shows_its_own_pictures(chromium: Any, runs: list[Run], tmp_path: Path) -> None:
+def test_every_state_of_the_switches_shows_its_own_pictures(
+    chromium: Any, runs: list[ReportedRun], tmp_path: Path
+) -> None:
     page = Opened(chromium, tmp_path, runs)
     for scene in range(2):
         page.tab.get_by_role("button", name=f"Scene {scene + 1}").click()
@@ -98,7 +102,7 @@ def test_every_state_of_the_switches_shows_its_own_pictures(chromium: Any, runs:
     assert page.complaints == []
 
 
-def test_nothing_is_fetched_and_nothing_complains(chromium: Any, runs: list[Run], tmp_path: Path) -> None:
+def test_nothing_is_fetched_and_nothing_complains(chromium: Any, runs: list[ReportedRun], tmp_path: Path) -> None:
     page = Opened(chromium, tmp_path, runs)
     page.tab.get_by_role("button", name="sar", exact=True).click()
     page.tab.mouse.wheel(0, 5000)
@@ -108,7 +112,7 @@ def test_nothing_is_fetched_and_nothing_complains(chromium: Any, runs: list[Run]
 
 @pytest.mark.parametrize("width", WIDTHS)
 def test_the_page_fits_and_wide_tables_scroll_in_themselves(
-    chromium: Any, runs: list[Run], tmp_path: Path, width: int
+    chromium: Any, runs: list[ReportedRun], tmp_path: Path, width: int
 ) -> None:
     page = Opened(chromium, tmp_path, runs, width)
     assert page.tab.evaluate("document.documentElement.scrollWidth") == width
@@ -122,7 +126,7 @@ def test_the_page_fits_and_wide_tables_scroll_in_themselves(
 
 
 def test_all_switches_are_reached_by_tab_and_turned_by_space_and_enter(
-    chromium: Any, runs: list[Run], tmp_path: Path
+    chromium: Any, runs: list[ReportedRun], tmp_path: Path
 ) -> None:
     page = Opened(chromium, tmp_path, runs)
     reached: list[str] = []
@@ -146,7 +150,7 @@ def test_all_switches_are_reached_by_tab_and_turned_by_space_and_enter(
     assert reached == ["0", "1", *SENSORS]
 
 
-def test_a_screen_reader_is_told_what_everything_is(chromium: Any, runs: list[Run], tmp_path: Path) -> None:
+def test_a_screen_reader_is_told_what_everything_is(chromium: Any, runs: list[ReportedRun], tmp_path: Path) -> None:
     page = Opened(chromium, tmp_path, runs)
     page.tab.get_by_role("button", name="dsm", exact=True).click()
     snapshot = page.tab.locator("body").aria_snapshot()
@@ -174,13 +178,13 @@ def test_a_screen_reader_is_told_what_everything_is(chromium: Any, runs: list[Ru
     assert nameless == []
 
 
-def test_without_javascript_the_full_answer_is_there(chromium: Any, runs: list[Run], tmp_path: Path) -> None:
+def test_without_javascript_the_full_answer_is_there(chromium: Any, runs: list[ReportedRun], tmp_path: Path) -> None:
     page = Opened(chromium, tmp_path, runs, script=False)
     assert page.shown("prediction", 0) == runs[0].scenes[0].answers["+".join(SENSORS)].prediction
     assert page.tab.locator("noscript p").is_visible()
 
 
-def test_it_prints(chromium: Any, runs: list[Run], tmp_path: Path) -> None:
+def test_it_prints(chromium: Any, runs: list[ReportedRun], tmp_path: Path) -> None:
     page = Opened(chromium, tmp_path, runs)
     page.tab.emulate_media(media="print", color_scheme="dark")
     assert page.tab.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
