@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import jax
 import numpy as np
 import pytest
 
-from sgma_jax.evaluation.analysis import PER_RECORD, _pick, silhouette, unit_length, variance_within
+from sgma_jax.availability import STRIDES
+from sgma_jax.config import DataConfig, ModelConfig, PlainConfig, TrainConfig
+from sgma_jax.evaluation.analysis import PER_RECORD, _pick, _programs, silhouette, unit_length, variance_within
+from sgma_jax.models.network import initial_variables, make_model
 from sgma_jax.structs import IGNORE, Batch
 
 
@@ -64,3 +68,33 @@ def test_positions_are_pure_cells_that_every_sensor_sees(stride: int, magnify: i
         assert (labels[0][window] == code).all()
         assert available[0][:, window[0], window[1]].all()
     np.testing.assert_array_equal(_pick(batch, ["record"], stride, magnify, 3).places, places)
+
+
+def test_robustness_per_class_is_over_the_pixels_that_every_sensor_sees() -> None:
+    config = TrainConfig(
+        name="test",
+        data=DataConfig(modalities=("rgb", "dsm"), bands=(3, 1), classes=("a", "b", "c"), crop=32),
+        model=ModelConfig(encoder=PlainConfig(), head_width=8),
+        steps=1,
+    )
+    rng, size = np.random.default_rng(0), (2, 64, 64)
+    images = {"rgb": rng.normal(size=(*size, 3)).astype(np.float32), "dsm": rng.normal(size=(*size, 1))}
+    available = np.ones((2, 2, 64, 64), bool)
+    available[0, 1, 20:], available[1, 0, :, :33] = False, False
+    labels = rng.integers(0, 3, size).astype(np.int32)
+    labels[:, :5] = IGNORE
+    batch = Batch(images, available, None, labels, np.arange(2, dtype=np.int32), None)
+    model, variables = make_model(config), jax.jit(lambda: initial_variables(config))()
+    look, _ = _programs(model, 3)
+    _, _, sums = look(variables, batch, [np.zeros((2, 1), np.int32)] * len(STRIDES))
+    outputs = jax.jit(model.apply)(variables, images, available)
+    for (shares, pixels), robustness, sees, stride in zip(sums, outputs.robustness, outputs.sees, STRIDES, strict=True):
+        rows, columns = np.indices((64, 64)) // stride
+        whole = np.asarray(sees).all(1)[:, rows, columns]
+        for code in range(3):
+            counted = whole & (labels == code)
+            assert pixels[code] == counted.sum()
+            for sensor in range(2):
+                expected = np.asarray(robustness)[:, sensor][:, rows, columns][counted].sum(dtype=np.float64)
+                assert float(shares[sensor, code]) == pytest.approx(expected, rel=1e-4)
+    assert 0 < pixels.sum() < (labels != IGNORE).sum()
