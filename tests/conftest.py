@@ -32,6 +32,14 @@ settings.register_profile(
 settings.load_profile("default")
 
 
+LONGEST = ("training/test_every_kind.py", "models/test_sgma.py", "end_to_end/test_readme.py", "golden/test_golden.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files that take a minute or two first: of two workers, one would end alone with the last of them."""
+    items.sort(key=lambda item: not str(item.path).endswith(LONGEST))
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """Folder of the real scenes, as SGMA_REAL_DATA names it."""
