@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,15 +15,18 @@ import tyro
 from sgma_jax.commands.flags import parse
 from sgma_jax.commands.preparation import prepare_jax
 from sgma_jax.errors import InputError, is_disk_full
-from sgma_jax.prediction.options import PredictOptions
+from sgma_jax.prediction.options import PlainOptions, PredictOptions
 
 if TYPE_CHECKING:
     from sgma_jax.prediction.grids import File
     from sgma_jax.prediction.scene_list import SceneFiles
 
 
+UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+
+
 @dataclass(frozen=True, kw_only=True)
-class PredictArguments(PredictOptions):
+class PredictArguments(PlainOptions):
     """Predict whole scenes from any of a run's sensors, from its newest checkpoint."""
 
     run: Annotated[Path | None, tyro.conf.Positional] = None
@@ -38,8 +43,23 @@ class PredictArguments(PredictOptions):
     """CLASS=FILE.gpkg, or CLASS.gpkg: file for the outlines of a class."""
     bands: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """SENSOR=1,2,3: bands to take from a sensor's files, from 1; by default all but alpha."""
+    memory: str = ""
+    """What the rows being blended may take, such as 2GB; more makes higher strips. By default as little as possible,
+    one row of windows."""
+    shard: str = ""
+    """I/N: compute the I-th of N parts of the scene only (from 1); `--merge` puts them together."""
     merge: bool = False
     """Join the shards that lie beside --out."""
+
+    def options(self) -> PredictOptions:
+        """Return the options of these arguments; InputError for a text that says no size, bands, file or part."""
+        return PredictOptions(
+            **{field.name: getattr(self, field.name) for field in dataclasses.fields(PlainOptions)},
+            memory=memory_bytes(self.memory) if self.memory else 0,
+            bands=bands_of(self.bands),
+            polygons=polygons_of(self.polygons),
+            shard=shard_of(self.shard) if self.shard else None,
+        )
 
 
 def predict(arguments: Sequence[str]) -> None:
@@ -48,6 +68,7 @@ def predict(arguments: Sequence[str]) -> None:
     Exit status 0, 1 where some of several scenes failed, 2 for bad input, 130 after Ctrl-C.
     """
     given = parse(PredictArguments, arguments, "sgma predict")
+    options = given.options()
     prepare_jax()
     from sgma_jax.prediction.network import Run
     from sgma_jax.prediction.parts import parts_folder
@@ -62,7 +83,7 @@ def predict(arguments: Sequence[str]) -> None:
                 "--merge takes --out alone, with --probabilities and --polygons as they are to be written, and no run "
                 "or sensor."
             )
-        _say(merge_shards(given.out, given))
+        _say(merge_shards(given.out, options))
         return
     if given.run is None:
         raise InputError(
@@ -75,9 +96,11 @@ def predict(arguments: Sequence[str]) -> None:
         )
     try:
         if given.scenes:
-            _predict_many(given.run, read_scene_list(given.scenes, Run(given.run).config.data.modalities), given)
+            _predict_many(
+                given.run, read_scene_list(given.scenes, Run(given.run).config.data.modalities), given.out, options
+            )
         else:
-            _say(predict_scene(given.run, sensors_of(given.sensor), given.out, given))
+            _say(predict_scene(given.run, sensors_of(given.sensor), given.out, options))
             if given.shard:
                 print(f"shard {given.shard} is done; when all are: sgma predict --merge --out {given.out}")
     except KeyboardInterrupt:
@@ -100,29 +123,69 @@ def sensors_of(given: Sequence[str]) -> dict[str, list[File]]:
     return sensors
 
 
-def _predict_many(folder: Path, scenes: Sequence[SceneFiles], given: PredictArguments) -> None:
-    """All scenes into the folder --out, each as ID.tif; those that fail are told at the end."""
+def memory_bytes(text: str) -> int:
+    """Return the bytes of a size such as 500MB or 2 GiB; InputError where it is none."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*", text.lower())
+    if not match:
+        raise InputError(f"--memory is {text!r}; give a size such as 500MB or 2GB.")
+    number, prefix, binary = match.groups()
+    return int(float(number) * (1024 ** "kmgt".index(prefix) * 1024 if binary and prefix else UNITS[prefix]))
+
+
+def bands_of(given: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    """Return sensor -> numbers of bands, of texts such as "rgb=1,2,3"; InputError where one is none."""
+    bands: dict[str, tuple[int, ...]] = {}
+    for text in given:
+        if not (match := re.fullmatch(r"(\w+)=(\d+(?:,\d+)*)", text)):
+            raise InputError(f"--bands is {text!r}; give SENSOR=NUMBERS, such as rgb=1,2,3.")
+        if match[1] in bands:
+            raise InputError(f"--bands names {match[1]!r} twice; give all of its numbers at once.")
+        bands[match[1]] = tuple(map(int, match[2].split(",")))
+    return bands
+
+
+def polygons_of(given: Sequence[str]) -> dict[str, Path]:
+    """Return class -> file, of texts "CLASS=FILE.gpkg" or "CLASS.gpkg"; InputError where a class comes twice."""
+    files: dict[str, Path] = {}
+    for text in given:
+        name, _, file = text.rpartition("=")
+        name = name or Path(file).stem
+        if name in files:
+            raise InputError(f"--polygons names the class {name!r} twice; give it one file.")
+        files[name] = Path(file)
+    return files
+
+
+def shard_of(text: str) -> tuple[int, int]:
+    """Return (I, N) of "I/N"; InputError where it is no such text."""
+    if not (match := re.fullmatch(r"(\d+)/(\d+)", text)):
+        raise InputError(f"--shard is {text!r}; give I/N with I from 1 to N, such as 2/4.")
+    return int(match[1]), int(match[2])
+
+
+def _predict_many(folder: Path, scenes: Sequence[SceneFiles], out_folder: Path, options: PredictOptions) -> None:
+    """Write all scenes into a folder, each as ID.tif; those that fail are told at the end."""
     from sgma_jax.prediction.network import Run
     from sgma_jax.prediction.parts import parts_folder
     from sgma_jax.prediction.predict import predict_scene
 
-    if given.probabilities or given.polygons or given.shard:
+    if options.probabilities or options.polygons or options.shard:
         raise InputError("--probabilities, --polygons and --shard are for one scene; with --scenes leave them out.")
     try:
-        given.out.mkdir(parents=True, exist_ok=True)
+        out_folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(
-            f"--out is {given.out}, which is no folder that can be written ({error.strerror}). Choose another."
+            f"--out is {out_folder}, which is no folder that can be written ({error.strerror}). Choose another."
         ) from error
     run = Run(folder)
     failed = []
     for scene in scenes:
-        out = given.out / f"{scene.id}.tif"
-        if given.resume and out.exists() and not parts_folder(out).exists():
+        out = out_folder / f"{scene.id}.tif"
+        if options.resume and out.exists() and not parts_folder(out).exists():
             print(f"{out} is there already")
             continue
         try:
-            _say(predict_scene(run, scene.files, out, given))
+            _say(predict_scene(run, scene.files, out, options))
         except InputError as error:
             failed.append(f"{scene.id}: {' '.join(str(error).split())}")
         except Exception as error:

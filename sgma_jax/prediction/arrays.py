@@ -11,12 +11,12 @@ from jaxtyping import Bool, Float, Num, UInt8
 from rasterio.windows import Window
 
 from sgma_jax.errors import InputError
+from sgma_jax.prediction.layers import ClassLayer, Probabilities, Robustness, Used
 from sgma_jax.prediction.network import Run
 from sgma_jax.prediction.pipeline import Place, answer_windows
 from sgma_jax.prediction.predict import default_overlap, default_window
 from sgma_jax.prediction.scene import cut_window
 from sgma_jax.prediction.windows import Answers, Blender, Tiling
-from sgma_jax.structs import IGNORE
 
 
 class Prediction(NamedTuple):
@@ -78,13 +78,10 @@ def predict_image(
     places = ((row, column) for row in range(tiling.rows) for column in range(tiling.columns))
     answer_windows(model, lambda row, column: cut_window(tiling, row, column, model.labels.sensors, read), places, take)
 
-    rows = blender.everything()
-    answered = rows.total > 0
-    total = np.maximum(rows.total, 1)
-    shares = np.moveaxis(rows.sums / np.maximum(rows.sums.sum(0, dtype=np.uint64), 1), 0, -1).astype(np.float32)
+    rows, labels = blender.everything(), model.labels
     return Prediction(
-        classes=np.where(answered, rows.sums.argmax(0), IGNORE).astype(np.uint8),
-        probabilities=shares,
-        used={n: (rows.used & (1 << bit)) > 0 for n, bit in zip(names, model.labels.bits, strict=True)},
-        robustness={n: (layer / total).astype(np.float32) for n, layer in zip(names, rows.robustness, strict=True)},
+        classes=ClassLayer(labels.classes).values(rows)[0].astype(np.uint8),
+        probabilities=np.moveaxis(Probabilities(labels.classes).values(rows), 0, -1).astype(np.float32),
+        used=Used(names, labels.bits).by_sensor(rows),
+        robustness=dict(zip(names, Robustness(labels.layers).values(rows).astype(np.float32), strict=True)),
     )

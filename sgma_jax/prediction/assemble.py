@@ -21,7 +21,6 @@ from sgma_jax.prediction.options import PredictOptions
 from sgma_jax.prediction.parts import Parts, read_parts
 from sgma_jax.prediction.polygons import polygon_files, write_polygons
 from sgma_jax.prediction.windows import Tiling
-from sgma_jax.structs import IGNORE
 
 
 def grid_to_json(grid: Grid) -> dict[str, Any]:
@@ -46,6 +45,7 @@ def assemble(parts: Parts, out: Path, options: PredictOptions) -> list[Path]:
         fields["width"],
     )
     layers = layers_from_json(journal["layers"])
+    files = layers.files()
     tiling = Tiling(grid.height, grid.width, journal["window"], journal["overlap"])
     if missing := [unit for unit in range(tiling.rows) if unit not in parts]:
         raise InputError(
@@ -65,20 +65,21 @@ def assemble(parts: Parts, out: Path, options: PredictOptions) -> list[Path]:
         "sensors": ",".join(layers.sensors),
         **journal["tags"],
     }
+
+    def contents(name: str, **more: Any) -> Contents:
+        first, bands = files[name][0], [band for layer in files[name] for band in layer.bands]
+        return Contents(dtype=first.dtype, nodata=first.nodata, bands=bands, tags=tags, cog=options.cog, **more)
+
     written = []
     if options.probabilities:
-        bands = [(f"probability {name}", {"class": name}) for name in layers.classes]
-        shares = Contents(dtype="float32", nodata=np.nan, bands=bands, tags=tags, cog=options.cog, overviews="AVERAGE")
+        shares = contents("probabilities", overviews="AVERAGE")
         write_geotiff(options.probabilities, grid, rows("probabilities"), shares)
         written.append(options.probabilities)
     for code, path in polygon_files(options.polygons, layers.classes):
         write_polygons(path, (r[0] == code for r in rows("map")), grid, layers.classes[code], code)
         written.append(path)
     # Last, so that who finds the map finds the rest.
-    codes = Contents(
-        dtype="uint8", nodata=IGNORE, bands=layers.bands(), tags=tags, colours=layers.palette, cog=options.cog
-    )
-    write_geotiff(out, grid, rows("map"), codes)
+    write_geotiff(out, grid, rows("map"), contents("map", colours=layers.palette))
     parts.remove()
     return [out, *written]
 
@@ -111,7 +112,7 @@ def check_outputs(out: Path, options: PredictOptions) -> None:
     for flag, path in (
         ("--out", out),
         ("--probabilities", options.probabilities),
-        *(("--polygons", Path(p.split("=")[-1])) for p in options.polygons),
+        *(("--polygons", path) for path in options.polygons.values()),
     ):
         if path is None:
             continue

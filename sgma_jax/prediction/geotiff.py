@@ -21,6 +21,7 @@ from rasterio.windows import Window
 
 from sgma_jax.data.rasters import CACHE_MB, Grid
 from sgma_jax.errors import InputError
+from sgma_jax.prediction.layers import Band
 from sgma_jax.prediction.parts import fsync_folder, writable
 
 BLOCK = 256
@@ -34,8 +35,7 @@ class Contents:
 
     dtype: str
     nodata: float
-    bands: Sequence[tuple[str, dict[str, str]]]
-    """Description and tags of each."""
+    bands: Sequence[Band]
     tags: dict[str, str]
     """Tags of the whole file."""
     colours: Colours = ()

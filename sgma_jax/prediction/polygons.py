@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +19,19 @@ MANY = 10_000
 """Polygons that are written at once."""
 
 
-def polygon_files(given: Sequence[str], classes: Sequence[str]) -> list[tuple[int, Path]]:
-    """Class codes and files of `--polygons`; InputError where a class is unknown or the packages that write them are
-    missing."""
+def polygon_files(given: Mapping[str, Path], classes: Sequence[str]) -> list[tuple[int, Path]]:
+    """Return class codes and files; InputError where a class is unknown or the packages that write them are missing."""
     files = []
-    for text in given:
-        name, _, file = text.rpartition("=")
-        path = Path(file)
-        name = name or path.stem
+    for name, path in given.items():
         if name not in classes:
             raise InputError(
-                f"--polygons {text}: the run has no class {name!r}; it has {', '.join(classes)}. Give CLASS=FILE.gpkg."
+                f"--polygons {name}={path}: the run has no class {name!r}; it has {', '.join(classes)}. Give "
+                f"CLASS=FILE.gpkg."
             )
         if path.suffix.lower() != ".gpkg":
-            raise InputError(f"--polygons {text}: polygons are written as GeoPackage; give a file that ends in .gpkg.")
+            raise InputError(
+                f"--polygons {name}={path}: polygons are written as GeoPackage; give a file that ends in .gpkg."
+            )
         files.append((classes.index(name), path))
     if files:
         _libraries()

@@ -16,9 +16,9 @@ from sgma_jax.errors import InputError
 from sgma_jax.prediction.assemble import assemble, check_outputs, grid_to_json
 from sgma_jax.prediction.assemble import merge_shards as merge_shards
 from sgma_jax.prediction.grids import File, reference_grid
-from sgma_jax.prediction.layers import Layers, choose_layers
+from sgma_jax.prediction.layers import MapLayers, choose_layers
 from sgma_jax.prediction.network import Run
-from sgma_jax.prediction.options import PredictOptions, bands_of, memory_bytes, shard_of
+from sgma_jax.prediction.options import PredictOptions
 from sgma_jax.prediction.parts import Parts, open_parts
 from sgma_jax.prediction.pipeline import WAITING, Place, answer_windows
 from sgma_jax.prediction.polygons import polygon_files
@@ -54,9 +54,9 @@ def predict_scene(
 @contextlib.contextmanager
 def open_scene(run: Run, sensors: Mapping[str, File | Sequence[File]], options: PredictOptions) -> Iterator[Scene]:
     """The files of the sensors on the grid that is asked for, checked; InputError names the file that does not fit."""
-    names, bands = run.check_sensors(tuple(sensors)), bands_of(options.bands)
+    names = run.check_sensors(tuple(sensors))
     for flag, given in (
-        ("--bands", bands),
+        ("--bands", tuple(options.bands)),
         ("--log-sensors", options.log_sensors),
         ("--grid", (options.grid,) if options.grid else ()),
     ):
@@ -69,7 +69,7 @@ def open_scene(run: Run, sensors: Mapping[str, File | Sequence[File]], options: 
         for name in names:
             files = sensors[name]
             listed = list_files(name, [files] if isinstance(files, File) else files)
-            sensor = Sensor(modalities[name], listed, bands.get(name, ()), name in logs)
+            sensor = Sensor(modalities[name], listed, options.bands.get(name, ()), name in logs)
             check_files(rasters, sensor)
             found.append(sensor)
         reference = options.grid or next(iter(sensors))
@@ -103,9 +103,11 @@ def write_scene(model: WindowModel, scene: Scene, out: Path, options: PredictOpt
     overlap = options.overlap if options.overlap >= 0 else default_overlap(model.window)
     tiling = Tiling(scene.grid.height, scene.grid.width, model.window, overlap)
     layers = choose_layers(model.labels, options)
-    number, count = shard_of(options.shard)
-    units = range(tiling.rows * number // count, tiling.rows * (number + 1) // count)
-    strip = strip_rows(tiling, layers, memory_bytes(options.memory) if options.memory else 0, len(units))
+    number, count = options.shard or (1, 1)
+    if not 1 <= number <= count:
+        raise InputError(f"--shard is {number}/{count}; give I/N with I from 1 to N, such as 2/4.")
+    units = range(tiling.rows * (number - 1) // count, tiling.rows * number // count)
+    strip = strip_rows(tiling, layers, options.memory, len(units))
     journal = {
         "model": model.identity,
         "files": {s.modality.name: [_identity(f) for f in s.files] + [list(s.bands), s.log] for s in scene.sensors},
@@ -124,7 +126,7 @@ def write_scene(model: WindowModel, scene: Scene, out: Path, options: PredictOpt
             f"no sensor has a pixel within the map's bounds ({', '.join(outside)}); correct --bounds, --crs or the "
             f"files."
         )
-    with open_parts(out, journal, options.resume, (number, count), units) as parts:
+    with open_parts(out, journal, options.resume, (number - 1, count), units) as parts:
         todo = [unit for unit in units if unit not in parts]
         with Progress(
             "windows", len(units) * tiling.columns, start=(len(units) - len(todo)) * tiling.columns
@@ -155,7 +157,7 @@ class _Work:
     model: WindowModel
     scene: Scene
     tiling: Tiling
-    layers: Layers
+    layers: MapLayers
     parts: Parts
     progress: Progress
     done: int
@@ -195,11 +197,11 @@ class _Work:
         answer_windows(self.model, lambda row, column: self.scene.read(tiling, row, column), places, take)
 
 
-def blending_bytes(tiling: Tiling, layers: Layers, strip: int) -> int:
+def blending_bytes(tiling: Tiling, layers: MapLayers, strip: int) -> int:
     """Return the bytes that the rows of windows being blended take, with the finished ones on their way to the disk."""
     width = (tiling.columns - 1) * tiling.stride + tiling.window
     held = ((len(layers.classes) + len(layers.robustness) + 1) * 4 + 2) * ((strip - 1) * tiling.stride + tiling.window)
-    finished = 2 * (len(layers.bands()) + 4 * len(layers.classes) * layers.probabilities) * tiling.window
+    finished = 2 * layers.bytes_a_pixel() * tiling.window
     return width * (held + finished)
 
 
@@ -212,7 +214,7 @@ def waiting_bytes(model: WindowModel) -> int:
     return model.batch * model.window**2 * pixel
 
 
-def strip_rows(tiling: Tiling, layers: Layers, memory: int, rows: int) -> int:
+def strip_rows(tiling: Tiling, layers: MapLayers, memory: int, rows: int) -> int:
     """Rows of windows in a strip: as many as fit into the memory, one where nothing is said; InputError where not
     even one does."""
     least = blending_bytes(tiling, layers, 1)

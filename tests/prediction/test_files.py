@@ -122,9 +122,13 @@ def test_polygons_go_to_a_geopackage_with_class_and_area(city_files: Files, tmp_
     pyogrio = pytest.importorskip("pyogrio")
     shapely = pytest.importorskip("shapely")
     with pytest.raises(InputError, match="no class 'lake'"):
-        predict(LocalModel(), city_files, tmp_path / "map.tif", polygons=("lake=a.gpkg",))
+        predict(LocalModel(), city_files, tmp_path / "map.tif", polygons={"lake": Path("a.gpkg")})
     out = predict(
-        LocalModel(), city_files, tmp_path / "map.tif", polygons=(str(tmp_path / "building.gpkg"),), overwrite=True
+        LocalModel(),
+        city_files,
+        tmp_path / "map.tif",
+        polygons={"building": tmp_path / "building.gpkg"},
+        overwrite=True,
     )
     with rasterio.open(out) as file:
         building = file.read(1) == 1
@@ -146,7 +150,7 @@ def test_polygons_without_their_packages_are_one_line(
 ) -> None:
     monkeypatch.setitem(sys.modules, "pyogrio", None)
     with pytest.raises(InputError, match=r"--polygons needs the package pyogrio.*pip install"):
-        predict(LocalModel(), city_files, tmp_path / "map.tif", polygons=("building.gpkg",))
+        predict(LocalModel(), city_files, tmp_path / "map.tif", polygons={"building": Path("building.gpkg")})
 
 
 PEAK = """

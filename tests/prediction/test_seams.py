@@ -78,7 +78,7 @@ def test_a_model_that_looks_further_shows_that_the_test_above_can_fail(city_file
 
 def test_the_same_bytes_for_any_batch_and_strip(city_files: Files, tmp_path: Path) -> None:
     maps = []
-    for number, (batch, memory) in enumerate([(1, ""), (3, "100MB"), (7, "1MB"), (50, "")]):
+    for number, (batch, memory) in enumerate([(1, 0), (3, 100_000_000), (7, 1_000_000), (50, 0)]):
         out = tmp_path / f"{number}" / "map.tif"
         out.parent.mkdir()
         more = {"confidence": True, "used": True, "robustness": "mean", "probabilities": out.with_name("p.tif")}

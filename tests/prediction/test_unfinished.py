@@ -92,12 +92,12 @@ def test_shards_join_to_the_bytes_of_one_host_in_any_order(city_files: Files, tm
         LocalModel(), city_files, tmp_path / "whole.tif", **more, probabilities=tmp_path / "whole_p.tif"
     ).read_bytes()
     out, probabilities = tmp_path / "map.tif", tmp_path / "p.tif"
-    for shard in ("3/4", "1/4", "4/4"):
-        predict(LocalModel(batch=2), city_files, out, shard=shard, **more, probabilities=probabilities)
+    for number in (3, 1, 4):
+        predict(LocalModel(batch=2), city_files, out, shard=(number, 4), **more, probabilities=probabilities)
     assert not out.exists()
     with pytest.raises(InputError, match="of 7 rows of windows; the first that is missing is 1"):
         merge_shards(out, PredictOptions(probabilities=probabilities))
-    predict(LocalModel(), city_files, out, shard="2/4", **more, probabilities=probabilities)
+    predict(LocalModel(), city_files, out, shard=(2, 4), **more, probabilities=probabilities)
     with pytest.raises(InputError, match="--probabilities must be given"):
         merge_shards(out, PredictOptions())
     assert merge_shards(out, PredictOptions(probabilities=probabilities)) == [out, probabilities]
