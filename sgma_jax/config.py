@@ -16,9 +16,12 @@ from typing import Any, Literal
 from sgma_jax.decoding import decode, upgraded
 from sgma_jax.errors import InputError
 from sgma_jax.kinds import ConcatenationFusionConfig as ConcatenationFusionConfig
+from sgma_jax.kinds import CrossEntropyConfig as CrossEntropyConfig
 from sgma_jax.kinds import EncoderConfig as EncoderConfig
+from sgma_jax.kinds import FocalLossConfig as FocalLossConfig
 from sgma_jax.kinds import FusionConfig as FusionConfig
 from sgma_jax.kinds import FusionTokenConfig as FusionTokenConfig
+from sgma_jax.kinds import LossConfig as LossConfig
 from sgma_jax.kinds import MeanFusionConfig as MeanFusionConfig
 from sgma_jax.kinds import PlainConfig as PlainConfig
 from sgma_jax.kinds import PvtV2Config as PvtV2Config
@@ -131,6 +134,8 @@ class TrainConfig:
     """The network."""
     sampling: SamplingConfig | None = field(default_factory=SamplingConfig)
     """Modality-aware sampling, or None for training without its branch."""
+    loss: LossConfig = field(default_factory=CrossEntropyConfig)
+    """Loss of every labelled pixel."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     """How the parameters move."""
     steps: int

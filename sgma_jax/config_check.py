@@ -73,6 +73,7 @@ def check(config: TrainConfig) -> None:
             raise InputError(f"{name} is {value}; {allowed.said}.")
     _check_data(config)
     _check_model(config)
+    config.loss.check(len(config.data.classes))
     if not config.warmup_steps < config.steps:
         raise InputError(f"warmup_steps is {config.warmup_steps}; it must be smaller than steps ({config.steps}).")
     if "://" in config.storage and not config.storage.startswith("gs://"):

@@ -1,11 +1,13 @@
-"""Encoders and fusions that a preset chooses from. Standard library only.
+"""Encoders, fusions and losses that a preset chooses from. Standard library only.
 
-A kind is a dataclass here, a module of models/ and a `case` in models/parts.py (docs/extending.md).
+A kind is a dataclass here, a module of models/ and a `case` in models/parts.py, or a function and a `case` in
+training/losses.py (docs/extending.md).
 Its fields are what a preset may set; class variables and properties answer what other parts ask, and are in no file.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args, get_type_hints
 
@@ -215,3 +217,49 @@ FusionConfig = (
     | FusionTokenConfig
 )
 """Ways in which the sensors' features can become one map."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossChoice:
+    """Fields and answers of every loss."""
+
+    class_weights: tuple[float, ...] = ()
+    """[C] Weight of each class's pixels in the mean, in the order of their codes; none counts all alike, as the paper
+    does."""
+
+    def check(self, classes: int) -> None:
+        """Raise InputError for fields that cannot work together, or not with this number of classes."""
+        weights = self.class_weights
+        if weights and not (len(weights) == classes and min(weights) >= 0 and 0 < sum(weights) < math.inf):
+            raise InputError(
+                f"loss.class_weights is {weights}; give one weight of at least 0 for each of the {classes} classes, "
+                "not all of them 0."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CrossEntropyConfig(LossChoice):
+    """The cross-entropy of each pixel's class [P]."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FocalLossConfig(LossChoice):
+    """The focal loss (arXiv 1708.02002): cross-entropy that counts less where the class is nearly certain already.
+
+    For scenes in which a few classes hold most pixels.
+    """
+
+    focus: float = 2.0
+    """Power of the probability that is still missing; its paper's gamma, and its default there."""
+
+    def check(self, classes: int) -> None:
+        """Raise InputError for fields that cannot work together, or not with this number of classes."""
+        super().check(classes)
+        if not 1 <= self.focus < math.inf:  # between 0 and 1 the gradient of a certain pixel is infinite
+            raise InputError(
+                f"loss.focus is {self.focus}; give at least 1, or choose CrossEntropyConfig, which has none."
+            )
+
+
+LossConfig = CrossEntropyConfig | FocalLossConfig
+"""Losses of labelled pixels, the same for the fused and the second branch."""

@@ -20,7 +20,9 @@ from sgma_jax import kinds
 from sgma_jax.commands.preset import load_preset
 from sgma_jax.config import (
     ConcatenationFusionConfig,
+    CrossEntropyConfig,
     DataConfig,
+    FocalLossConfig,
     FusionTokenConfig,
     MeanFusionConfig,
     ModelConfig,
@@ -271,10 +273,26 @@ def test_a_fusion_that_cannot_work_is_an_input_error_that_names_the_field(fusion
         check(replaced(GOOD, "model.fusion", fusion))
 
 
+@pytest.mark.parametrize(
+    ("loss", "field"),
+    [
+        (CrossEntropyConfig(class_weights=(1.0, 2.0, 3.0)), "loss.class_weights"),
+        (CrossEntropyConfig(class_weights=(0.0,) * len(GOOD.data.classes)), "loss.class_weights"),
+        (FocalLossConfig(class_weights=(-1.0,) * len(GOOD.data.classes)), "loss.class_weights"),
+        (FocalLossConfig(class_weights=(float("nan"),) * len(GOOD.data.classes)), "loss.class_weights"),
+        (FocalLossConfig(focus=0.5), "loss.focus"),
+    ],
+    ids=str,
+)
+def test_a_loss_that_cannot_work_is_an_input_error_that_names_the_field(loss: Any, field: str) -> None:
+    with pytest.raises(InputError, match=field):
+        check(replaced(GOOD, "loss", loss))
+
+
 def test_every_field_of_every_configuration_has_its_sentence() -> None:
     trees = [ast.parse(Path(module.__file__).read_text()) for module in (config_module, kinds)]
     classes = {node.name: node for tree in trees for node in tree.body if isinstance(node, ast.ClassDef)}
-    assert {k.__name__ for k in KINDS} == set(classes) - {"EncoderChoice", "FusionChoice"}
+    assert {k.__name__ for k in KINDS} == set(classes) - {"EncoderChoice", "FusionChoice", "LossChoice"}
     bad = [name for name, node in classes.items() if not ast.get_docstring(node)]
     for name, node in classes.items():
         for statement, after in zip(node.body, [*node.body[1:], ast.Pass()], strict=True):

@@ -29,7 +29,7 @@ from experiments.torch_baseline.optimization import (
 )
 from experiments.torch_baseline.sgma import Sgma
 from sgma_jax.commands.preset import load_preset
-from sgma_jax.config import TrainConfig
+from sgma_jax.config import CrossEntropyConfig, TrainConfig
 from sgma_jax.config_check import check
 from sgma_jax.data.pipeline import open_split, training_batches
 from sgma_jax.errors import InputError, one_line_errors
@@ -54,6 +54,8 @@ class Arguments:
 def fit(config: TrainConfig, workdir: Path) -> None:
     """Train into `workdir`. Raises InputError for what does not fit, before anything is written."""
     check(config)
+    if config.loss != CrossEntropyConfig():
+        raise InputError("loss is not the plain cross-entropy, the only one that this baseline computes.")
     source = open_split(config.data, "train")
     validation = open_split(config.data, "validation") if config.validate else None
     for taken in (workdir / MODEL_FILE, workdir / CHECKPOINTS):

@@ -54,7 +54,11 @@ class Encoder(Protocol):
 
 
 class Fusion(Protocol):
-    """A Flax module that fuses the modalities at one scale; an unavailable one changes nothing, to the last bit."""
+    """A Flax module that fuses the modalities at one scale; one that a sample lacks changes nothing, to the last bit.
+
+    Where a modality lacks some positions only, kernels wider than one may still read its features there, which must
+    then not depend on what absent pixels held: the network blanks those before its encoder.
+    """
 
     torch_names: ClassVar[Table]
     """PyTorch's names of its parameters, whose paths begin with `fusion_{i}`."""

@@ -18,7 +18,7 @@ from sgma_jax.models.devices import sum_over_devices, sum_over_rows
 from sgma_jax.models.network import initial_variables, make_model
 from sgma_jax.sharding import batch_sharding, batch_specs, own_gradients, replicated, whole_parameters, with_sharding
 from sgma_jax.structs import Batch, Branch, Outputs, TrainState
-from sgma_jax.training.losses import cross_entropy, pixel_weights
+from sgma_jax.training.losses import pixel_weights, weighted_loss
 from sgma_jax.training.optimization import optimizer
 
 
@@ -84,7 +84,9 @@ def branch_weights(config: TrainConfig, batch: Batch) -> tuple[Array, Array]:
     recorded = Availability.of(batch.available, height, width, config.model.magnify)
     fused = recorded.kept(batch.kept).answered
     second = recorded.of_drawn(batch.drawn).pixels[:, 0] if config.sampling else fused
-    fused_sum, second_sum = (sum_over_devices(pixel_weights(batch.labels, seen).sum()) for seen in (fused, second))
+    fused_sum, second_sum = (
+        sum_over_devices(pixel_weights(batch.labels, seen, config.loss.class_weights).sum()) for seen in (fused, second)
+    )
     return fused_sum, second_sum
 
 
@@ -119,8 +121,8 @@ def make_gradients(config: TrainConfig, specs: Any) -> Callable[..., Any]:
     def loss(params: Any, batch_stats: Any, pixels: tuple[Array, Array], batch: Batch, key: Array) -> tuple[Array, Any]:
         def mean(branch: Branch | Outputs, whole: Array) -> Array:
             """Return this part's share of the branch's mean over the whole batch."""
-            weights = pixel_weights(batch.labels, branch.answered)
-            return cross_entropy(branch.logits, batch.labels, weights) / jnp.maximum(whole, 1)
+            weights = pixel_weights(batch.labels, branch.answered, config.loss.class_weights)
+            return weighted_loss(config.loss, branch.logits, batch.labels, weights) / jnp.where(whole > 0, whole, 1)
 
         outputs, updates = model.apply(
             {"params": params, "batch_stats": batch_stats},

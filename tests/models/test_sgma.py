@@ -30,7 +30,7 @@ from sgma_jax.models.encoders import pvt_v2
 from sgma_jax.models.encoders.pvt_v2 import VARIANTS, PvtV2
 from sgma_jax.models.inspection import inspect_model
 from sgma_jax.models.network import initial_variables, make_model
-from sgma_jax.training.losses import cross_entropy, pixel_weights
+from sgma_jax.training.losses import pixel_weights, weighted_loss
 
 CONFIG = TrainConfig(
     name="test",
@@ -68,7 +68,7 @@ def programs(encoder: str = "plain"):
 
         def mean(branch):
             weights = pixel_weights(batch["labels"], branch.answered)
-            return cross_entropy(branch.logits, batch["labels"], weights) / jnp.maximum(weights.sum(), 1)
+            return weighted_loss(CONFIG.loss, branch.logits, batch["labels"], weights) / jnp.maximum(weights.sum(), 1)
 
         return 2 * mean(outputs) + mean(outputs.second), (outputs.robustness, updates["batch_stats"])
 

@@ -109,7 +109,10 @@ class SemanticGuidedFusion(nn.Module):
     ) -> Fused:
         """Fuse the modalities along axis 1; `subset` says which of `self.modalities` they are (default: all, in order).
 
-        With `drawn` the second branch holds the features of one modality per sample, as if it were the only one (MAS).
+        A modality that a sample lacks changes nothing. Where one lacks some positions only, the projectors' kernels
+        still read its features there, so let these depend on available pixels alone (blank the image before an
+        encoder, as `Sgma` does). With `drawn` the second branch holds the features of one modality per sample, as if
+        it were the only one (MAS).
         """
         channels = features.shape[-1]
         heads = self.heads(channels)
