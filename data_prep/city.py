@@ -56,6 +56,10 @@ class _Canvas(NamedTuple):
     colour: np.ndarray
     infrared: np.ndarray
 
+    def at(self, window: tuple[slice, slice]) -> _Canvas:
+        """Return a window of it, which shares its memory."""
+        return _Canvas(*(layer[window] for layer in self))
+
 
 class _Streets(NamedTuple):
     angle: float
@@ -124,7 +128,7 @@ def _draw_ground(rng: np.random.Generator, canvas: _Canvas) -> _Streets:
         (yard, rng.uniform(95, 160)),
     ):
         paint = grey * np.array((1.0, 0.99, 0.97), np.float32) + 5 * grain[mask][:, None]
-        _paint(canvas, (slice(None), slice(None)), mask, IMPERVIOUS, 0.0, paint, 0.82 * paint[:, 0])
+        _paint(canvas, mask, IMPERVIOUS, 0.0, paint, 0.82 * paint[:, 0])
     middle = (road_u & ~road_v & (from_u < 0.8) & (v % 22 < 11)) | (road_v & ~road_u & (from_v < 0.8) & (u % 22 < 11))
     canvas.colour[middle], canvas.infrared[middle] = 205, 165
     return _Streets(
@@ -170,7 +174,7 @@ def _draw_buildings(rng: np.random.Generator, canvas: _Canvas, streets: _Streets
         paint = np.clip(
             colour + (np.zeros(a.shape) + seams)[..., None] + rng.normal(0, 2.5, a.shape)[..., None], 20, 235
         )[mask]
-        _paint(canvas, window, mask, BUILDING, roof[mask], paint, 0.8 * paint[:, 0] + 6)
+        _paint(canvas.at(window), mask, BUILDING, roof[mask], paint, 0.8 * paint[:, 0] + 6)
         taken[window] |= near
 
 
@@ -200,7 +204,7 @@ def _draw_cars(rng: np.random.Generator, canvas: _Canvas, streets: _Streets) -> 
             body = (np.abs(2 * a / length) ** 4 + np.abs(2 * b / width) ** 4) < 1
             glass = ((np.abs(a - length * 0.17) < 1.1) | (np.abs(a + length * 0.33) < 0.8)) & (np.abs(b) < width * 0.4)
             paint = np.where((glass & (not van))[..., None], 45, colour)[body]
-            _paint(canvas, window, body, CAR, 2.9 if van else 1.5, paint, 0.85 * paint[:, 0] + 8)
+            _paint(canvas.at(window), body, CAR, 2.9 if van else 1.5, paint, 0.85 * paint[:, 0] + 8)
             taken[window] |= near
 
 
@@ -235,8 +239,7 @@ def _draw_trees(rng: np.random.Generator, canvas: _Canvas, streets: _Streets) ->
             mask = (distance + 0.12 * leaves < 1.03) & (height > canvas.height[window])
             shade = (0.72 + 0.56 * leaves[mask])[:, None]
             _paint(
-                canvas,
-                window,
+                canvas.at(window),
                 mask,
                 TREE,
                 height[mask],
@@ -259,14 +262,13 @@ def _local(
 
 def _paint(
     canvas: _Canvas,
-    window: tuple[slice, slice],
     mask: np.ndarray,
     label: int,
     height: float | np.ndarray,
     colour: np.ndarray,
     infrared: np.ndarray,
 ) -> None:
-    canvas.label[window][mask] = label
-    canvas.height[window][mask] = height
-    canvas.colour[window][mask] = colour
-    canvas.infrared[window][mask] = infrared
+    canvas.label[mask] = label
+    canvas.height[mask] = height
+    canvas.colour[mask] = colour
+    canvas.infrared[mask] = infrared

@@ -7,6 +7,7 @@ import filecmp
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from rich.console import Console
 from rich.progress import track
@@ -71,9 +72,10 @@ def survey_areas(rasters: Rasters, tree: SourceTree, layout: Layout, options: Ar
     areas: list[Area] = []
     lacking: dict[str, list[str]] = {sensor: [] for sensor in sensors}
     used: dict[str, Path] = {}
+    checks = _AreaChecks(rasters, layout, options, sensors, lacking, findings)
     for identity in track(sorted(splits, key=area_key), "checking", console=Console(stderr=True), transient=True):
         files = {kind: ids[identity] for kind, ids in chosen.items() if identity in ids}
-        area = _survey_area(rasters, layout, options, sensors, identity, splits[identity], files, lacking, findings)
+        area = checks.check(identity, splits[identity], files)
         if area:
             areas.append(area)
             used |= dict([area.label, *(layer.file for layer in area.sensors.values())])
@@ -186,63 +188,66 @@ def _label_kind(options: AreaOptions, split: str) -> str:
     return "eroded" if options.eroded_evaluation and split != "train" else "label"
 
 
-def _survey_area(
-    rasters: Rasters,
-    layout: Layout,
-    options: AreaOptions,
-    sensors: Sequence[str],
-    identity: str,
-    split: str,
-    files: Mapping[str, File],
-    lacking: dict[str, list[str]],
-    findings: list[Finding],
-) -> Area | None:
-    """Check an area's files against each other; None where it cannot be converted."""
-    wanted = {s: [(kind, bands) for kind, bands in layout.sensors[s] if kind in files] for s in sensors}
-    label_kind = _label_kind(options, split)
-    if label_kind not in files or not any(
-        kind in files for alternatives in layout.sensors.values() for kind, _ in alternatives
-    ):
-        return None  # told of all such areas together
-    # Each sound file is read once, however many sensors it serves; a broken one is told once.
-    sound: set[str] = set()
-    empty: set[str] = set()
-    checked = {label_kind, "label"} | {kind for alternatives in wanted.values() for kind, _ in alternatives}
-    for kind in (k for k in layout.kinds if k in checked and k in files):
-        problems = check_format(rasters, files[kind], layout.kinds[kind])
-        if not problems and kind in ("label", "eroded"):
-            problems = check_label(rasters, files[kind], eroded=kind == "eroded")
-        elif not problems:
-            problems, is_empty = check_readable(rasters, files[kind])
-            empty |= {kind} if is_empty else set()
-        findings += problems
-        sound |= set() if any(p.severity is Severity.ERROR for p in problems) else {kind}
-    if label_kind not in sound:
-        return None
-    label = files[label_kind]
-    layers: dict[str, Layer] = {}
-    for sensor in sensors:
-        usable = [(kind, bands) for kind, bands in wanted[sensor] if kind in sound and kind not in empty]
-        if not usable:
-            lacking[sensor] += [identity] if all(kind in empty for kind, _ in wanted[sensor]) else []
-            continue
-        placed = []
-        for kind, bands in usable:
-            offset, problems = check_grid(rasters, files[kind], label, may_be_short=sensor == "dsm")
-            findings += [p for p in problems if p not in findings]
-            if offset is not None:
-                placed.append(Layer(files[kind], bands, offset))
-        if placed:
-            layers[sensor] = placed[0]
-        if sensor == "nir":
-            for other in placed[1:]:
-                findings += check_same_band(rasters, other.file, other.bands[0], placed[0].file, placed[0].bands[0])
-    if label_kind == "eroded" and "label" in sound:
-        findings += check_eroded(rasters, label, files["label"])
-    if not layers:
-        return None
-    dataset = rasters.open(label.path)
-    return Area(identity, split, dataset.height, dataset.width, layers, label)
+class _AreaChecks(NamedTuple):
+    """Checks area after area, and collects what they lack."""
+
+    rasters: Rasters
+    layout: Layout
+    options: AreaOptions
+    sensors: Sequence[str]
+    lacking: dict[str, list[str]]
+    """Areas without a file of a sensor, or with an empty one."""
+    findings: list[Finding]
+
+    def check(self, identity: str, split: str, files: Mapping[str, File]) -> Area | None:
+        """Check an area's files against each other; None where it cannot be converted."""
+        wanted = {s: [(kind, bands) for kind, bands in self.layout.sensors[s] if kind in files] for s in self.sensors}
+        label_kind = _label_kind(self.options, split)
+        if label_kind not in files or not any(
+            kind in files for alternatives in self.layout.sensors.values() for kind, _ in alternatives
+        ):
+            return None  # told of all such areas together
+        # Each sound file is read once, however many self.sensors it serves; a broken one is told once.
+        sound: set[str] = set()
+        empty: set[str] = set()
+        checked = {label_kind, "label"} | {kind for alternatives in wanted.values() for kind, _ in alternatives}
+        for kind in (k for k in self.layout.kinds if k in checked and k in files):
+            problems = check_format(self.rasters, files[kind], self.layout.kinds[kind])
+            if not problems and kind in ("label", "eroded"):
+                problems = check_label(self.rasters, files[kind], eroded=kind == "eroded")
+            elif not problems:
+                problems, is_empty = check_readable(self.rasters, files[kind])
+                empty |= {kind} if is_empty else set()
+            self.findings.extend(problems)
+            sound |= set() if any(p.severity is Severity.ERROR for p in problems) else {kind}
+        if label_kind not in sound:
+            return None
+        label = files[label_kind]
+        layers: dict[str, Layer] = {}
+        for sensor in self.sensors:
+            usable = [(kind, bands) for kind, bands in wanted[sensor] if kind in sound and kind not in empty]
+            if not usable:
+                self.lacking[sensor] += [identity] if all(kind in empty for kind, _ in wanted[sensor]) else []
+                continue
+            placed = []
+            for kind, bands in usable:
+                offset, problems = check_grid(self.rasters, files[kind], label, may_be_short=sensor == "dsm")
+                self.findings.extend(p for p in problems if p not in self.findings)
+                if offset is not None:
+                    placed.append(Layer(files[kind], bands, offset))
+            if placed:
+                layers[sensor] = placed[0]
+            if sensor == "nir":
+                for other in placed[1:]:
+                    first = placed[0]
+                    problems = check_same_band(self.rasters, other.file, other.bands[0], first.file, first.bands[0])
+                    self.findings.extend(problems)
+        if label_kind == "eroded" and "label" in sound:
+            self.findings.extend(check_eroded(self.rasters, label, files["label"]))
+        if not layers:
+            return None
+        dataset = self.rasters.open(label.path)
+        return Area(identity, split, dataset.height, dataset.width, layers, label)
 
 
 def _inventory(

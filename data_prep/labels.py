@@ -35,6 +35,16 @@ class Tile(NamedTuple):
     column: Span
 
 
+class _Rules(NamedTuple):
+    """How every scene is cut and read."""
+
+    tile: int
+    overlap: int
+    classes: int
+    """Codes from here on are wrong."""
+    ignore: int
+
+
 class LabelSurvey(NamedTuple):
     """The result of a walk over all labels."""
 
@@ -50,10 +60,11 @@ def survey_labels(
     """Walk over all labels, strip by strip. InputError for values outside the classes and where there is nothing to
     learn."""
     tiles: dict[str, list[Tile]] = {split: [] for split in SPLITS}
+    rules = _Rules(tile, overlap, len(classes) or IGNORE, ignore)
     highest, findings = -1, []
     for index, scene in enumerate(track(scenes, "reading labels", console=Console(stderr=True), transient=True)):
         _check_rasters(rasters, scene)
-        top, found = _survey_scene(rasters, index, scene, tile, overlap, len(classes) or IGNORE, ignore)
+        top, found = _survey_scene(rasters, index, scene, rules)
         highest = max(highest, top)
         for split in SPLITS:
             tiles[split] += found[split]
@@ -62,7 +73,7 @@ def survey_labels(
                 f"{scene.label.name} (record {scene.id}, {scene.split}) has no labelled pixel and was left out"
             )
         nodata = rasters.open(scene.label).nodata
-        if nodata is not None and nodata != ignore and 0 <= nodata < (len(classes) or IGNORE):
+        if nodata is not None and nodata != ignore and 0 <= nodata < rules.classes:
             findings.append(f"{scene.label.name}: its nodata value {nodata:g} counts as ignored, not as a class")
     if highest < 0:
         raise InputError(
@@ -110,17 +121,17 @@ def read_palette(rasters: Rasters, scenes: Sequence[LabelledScene], count: int) 
 
 
 def _survey_scene(
-    rasters: Rasters, index: int, scene: LabelledScene, side: int, overlap: int, classes: int, ignore: int
+    rasters: Rasters, index: int, scene: LabelledScene, rules: _Rules
 ) -> tuple[int, dict[str, list[Tile]]]:
     """The highest class code among the pixels of the splits, and the tiles."""
     grid = rasters.open(scene.label)
-    rows, columns = spans(grid.height, side, overlap), spans(grid.width, side, overlap)
+    rows, columns = (spans(side, rules.tile, rules.overlap) for side in (grid.height, grid.width))
     tiles: dict[str, list[Tile]] = {split: [] for split in SPLITS}
     highest, outside, first = -1, 0, ""
     for position, row in enumerate(rows):
         values = rasters.strip(scene.label, row.start, row.stop)
-        labelled = ~_ignored(rasters, scene.label, values, ignore)
-        wrong = labelled & ((values < 0) | (values >= classes))
+        labelled = ~_ignored(rasters, scene.label, values, rules.ignore)
+        wrong = labelled & ((values < 0) | (values >= rules.classes))
         # Rows that the next strip reads again are counted there.
         wrong = wrong[: rows[position + 1].start - row.start] if position + 1 < len(rows) else wrong
         if wrong.any():
@@ -142,7 +153,9 @@ def _survey_scene(
                 if member[y0 - row.start : y1 - row.start, x0:x1].any():
                     tiles[split].append(Tile(index, split, row, column))
     if outside:
-        limit = f"the {classes} classes 0 to {classes - 1}" if classes < IGNORE else f"0 to {IGNORE - 1}"
+        limit = (
+            f"the {rules.classes} classes 0 to {rules.classes - 1}" if rules.classes < IGNORE else f"0 to {IGNORE - 1}"
+        )
         raise InputError(
             f"{scene.label}: the label value {first} is outside {limit}; {outside} pixels are. "
             "Name every class with --classes, name the value to leave out with --ignore, or correct the label."

@@ -259,6 +259,17 @@ def test_no_function_is_longer_than_a_screen() -> None:
     assert not long
 
 
+def test_no_function_takes_more_than_six_parameters() -> None:
+    many = [
+        f"{path.relative_to(ROOT)}:{node.lineno} {node.name}"
+        for path in _files("sgma_jax", "data_prep", "experiments")
+        for node in ast.walk(_tree(path))
+        if isinstance(node, ast.FunctionDef)
+        and len([a for a in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs) if a.arg != "self"]) > 6
+    ]
+    assert not many
+
+
 def test_a_docstring_stands_alone_and_begins_with_a_verb_or_the_thing_returned() -> None:
     odd = [
         f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 1)}"

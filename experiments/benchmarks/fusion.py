@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import tyro
 from jax import Array
 
-from experiments.benchmarks.naive_fusion import naive_fusion
+from experiments.benchmarks.naive_fusion import NaiveFusion
 from experiments.benchmarks.timing import note, summary
 from sgma_jax.config import SemanticGuidedFusionConfig
 from sgma_jax.errors import InputError, one_line_errors
@@ -75,7 +75,7 @@ def programs(classes: int, sensors: int, options: Options) -> tuple[dict[tuple[s
             return depthwise(x[None], kernel[:, :, 0])[0]
 
         return [
-            naive_fusion(p, x, a, modalities, f.heads(x.shape[-1]), convolve=convolve)
+            NaiveFusion(modalities, f.heads(x.shape[-1]), convolve=convolve)(p, x, a)
             for (f, _), p, x, a in zip(scales, params, features, available, strict=True)
         ]
 

@@ -8,6 +8,7 @@ by head, unavailable modalities left out of every list instead of being masked.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -47,52 +48,52 @@ def _attention(query: Array, tokens: Array, mask: Array, kernels: dict[str, Arra
     return jnp.concatenate(outputs, -1) @ kernels["out"], jnp.stack(weights)
 
 
-def naive_fusion(
-    params: Any,
-    features: Array,
-    available: Array,
-    modalities: tuple[str, ...],
-    heads: int,
-    norm: str = "softmax",
-    convolve: Callable[[Array, Array], Array] = grouped_convolution,
-) -> tuple[Array, Array]:
-    """Fused features [b, h, w, c] and robustness [b, m, h, w] of features [b, m, h, w, c] under a mask [b, m, h, w].
+@dataclass(frozen=True)
+class NaiveFusion:
+    """The fusion of one scale."""
 
-    `convolve` is the depthwise convolution; the benchmark passes the fastest there is, so that it compares forms of
-    the fusion alone.
-    """
+    modalities: tuple[str, ...]
+    heads: int
+    norm: str = "softmax"
+    convolve: Callable[[Array, Array], Array] = grouped_convolution
+    """The depthwise convolution; the benchmark passes the fastest there is, so that it compares forms of the fusion
+    alone."""
 
-    def sample(f: Array, seen: Array) -> tuple[Array, Array]:
-        count, height, width, channels = f.shape
-        semantic = jnp.stack(
-            [
-                sum(
-                    (convolve(f[i], params[f"projector_{m}"][f"dw{s}"]["kernel"]) for s in (11, 7, 3)),
-                    start=jnp.zeros(()),
-                )
-                @ params[f"projector_{m}"]["point"]["kernel"]
-                for i, m in enumerate(modalities)
-            ]
-        )
-        maps = (f @ params["semantic_filter"]["kernel"]).reshape(count * height * width, -1)
-        everywhere = seen.reshape(-1)
-        if norm == "softmax":
-            weights = jax.nn.softmax(jnp.where(everywhere[:, None], maps, -1e30), axis=0)
-        else:
-            weights = maps
-        weights = jnp.where(everywhere[:, None], weights, 0.0)
-        prototypes = weights.T @ semantic.reshape(-1, channels)
+    def __call__(self, params: Any, features: Array, available: Array) -> tuple[Array, Array]:
+        """Return fused features [b, h, w, c] and robustness [b, m, h, w] of features [b, m, h, w, c] under a mask
+        [b, m, h, w]."""
 
-        def pixel(tokens: Array, mask: Array, queries: Array) -> tuple[Array, Array]:
-            spatial = {k: v["kernel"] for k, v in params["spatial"].items()}
-            robust = {k: v["kernel"] for k, v in params["robustness"].items()}
-            by_class, _ = _attention(queries, tokens, mask, spatial, heads)
-            fused, attention = _attention(by_class.mean(0)[None], tokens, mask, robust, heads)
-            return fused[0], attention.mean(0)[0]
+        def sample(f: Array, seen: Array) -> tuple[Array, Array]:
+            count, height, width, channels = f.shape
+            semantic = jnp.stack(
+                [
+                    sum(
+                        (self.convolve(f[i], params[f"projector_{m}"][f"dw{s}"]["kernel"]) for s in (11, 7, 3)),
+                        start=jnp.zeros(()),
+                    )
+                    @ params[f"projector_{m}"]["point"]["kernel"]
+                    for i, m in enumerate(self.modalities)
+                ]
+            )
+            maps = (f @ params["semantic_filter"]["kernel"]).reshape(count * height * width, -1)
+            everywhere = seen.reshape(-1)
+            if self.norm == "softmax":
+                weights = jax.nn.softmax(jnp.where(everywhere[:, None], maps, -1e30), axis=0)
+            else:
+                weights = maps
+            weights = jnp.where(everywhere[:, None], weights, 0.0)
+            prototypes = weights.T @ semantic.reshape(-1, channels)
 
-        tokens = semantic.transpose(1, 2, 0, 3).reshape(-1, count, channels)
-        everywhere_the_same = jnp.broadcast_to(prototypes, (len(tokens), *prototypes.shape))
-        fused, robustness = jax.vmap(pixel)(tokens, seen.transpose(1, 2, 0).reshape(-1, count), everywhere_the_same)
-        return fused.reshape(height, width, channels), robustness.T.reshape(count, height, width)
+            def pixel(tokens: Array, mask: Array, queries: Array) -> tuple[Array, Array]:
+                spatial = {k: v["kernel"] for k, v in params["spatial"].items()}
+                robust = {k: v["kernel"] for k, v in params["robustness"].items()}
+                by_class, _ = _attention(queries, tokens, mask, spatial, self.heads)
+                fused, attention = _attention(by_class.mean(0)[None], tokens, mask, robust, self.heads)
+                return fused[0], attention.mean(0)[0]
 
-    return jax.vmap(sample)(features, available)
+            tokens = semantic.transpose(1, 2, 0, 3).reshape(-1, count, channels)
+            everywhere_the_same = jnp.broadcast_to(prototypes, (len(tokens), *prototypes.shape))
+            fused, robustness = jax.vmap(pixel)(tokens, seen.transpose(1, 2, 0).reshape(-1, count), everywhere_the_same)
+            return fused.reshape(height, width, channels), robustness.T.reshape(count, height, width)
+
+        return jax.vmap(sample)(features, available)

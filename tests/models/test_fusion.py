@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.benchmarks.naive_fusion import naive_fusion
+from experiments.benchmarks.naive_fusion import NaiveFusion
 from sgma_jax.config import SemanticGuidedFusionConfig
 from sgma_jax.models.fusions.fused import Drawn
 from sgma_jax.models.fusions.mean import MeanFusion
@@ -33,8 +33,7 @@ def programs(classes: int, norm: str, channels: int = CHANNELS, heads: int = 0):
         result = fusion.apply({"params": params}, features, available)
         return result.features, result.robustness
 
-    def naive(params, features, available):
-        return naive_fusion(params, features, available, MODALITIES, fusion.heads(channels), norm)
+    naive = NaiveFusion(MODALITIES, fusion.heads(channels), norm)
 
     def gradient(form):
         def scalar(params, features, available, weights):
@@ -151,4 +150,4 @@ def test_nothing_of_size_pixels_by_classes_by_channels_is_ever_made() -> None:
 
     limit = side * side * classes * channels
     assert largest(lambda p, f: fusion.apply({"params": p}, f, available).features) < limit
-    assert largest(lambda p, f: naive_fusion(p, f, available, MODALITIES, 8)[0]) >= limit
+    assert largest(lambda p, f: NaiveFusion(MODALITIES, 8)(p, f, available)[0]) >= limit
