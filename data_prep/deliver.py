@@ -28,6 +28,7 @@ from data_prep.workspace import check_target
 from sgma_jax.data.rasters import Rasters
 from sgma_jax.data.schema import IGNORE, SPLITS, Example, Modality, Schema
 from sgma_jax.errors import one_line_errors
+from sgma_jax.flags import parse_process
 from sgma_jax.show.tables import print_dataset
 
 NAME = "DELIVER"
@@ -168,7 +169,7 @@ class TileReader:
 @one_line_errors
 def main() -> None:
     """The command."""
-    convert_deliver(tyro.cli(Options, prog="python -m data_prep.deliver"))
+    convert_deliver(parse_process(Options, "data_prep.deliver"))
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from data_prep.workspace import check_target
 from sgma_jax.data.rasters import Rasters
 from sgma_jax.data.schema import IGNORE, SPLITS, Example, Modality, Schema
 from sgma_jax.errors import InputError, one_line_errors
+from sgma_jax.flags import parse_process
 from sgma_jax.show.tables import print_dataset
 
 NAME = "DFC2023 track 2"
@@ -176,7 +177,7 @@ def _check_options(options: Options) -> None:
 @one_line_errors
 def main() -> None:
     """The command."""
-    convert_dfc2023(tyro.cli(Options, prog="python -m data_prep.dfc2023"))
+    convert_dfc2023(parse_process(Options, "data_prep.dfc2023"))
 
 
 if __name__ == "__main__":

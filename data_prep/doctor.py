@@ -26,6 +26,7 @@ from data_prep.isprs import AreaOptions
 from data_prep.sources import SourceTree, open_source
 from data_prep.survey import PublicSet, default_options
 from sgma_jax.errors import InputError, one_line_errors
+from sgma_jax.flags import parse_process
 
 SETS: tuple[PublicSet, ...] = (
     potsdam,
@@ -126,7 +127,7 @@ def _other_findings(found: PublicSet, tree: SourceTree, known: Sequence[Finding]
 @one_line_errors
 def main() -> None:
     """The command."""
-    if not examine(tyro.cli(Options, prog="python -m data_prep.doctor").source):
+    if not examine(parse_process(Options, "data_prep.doctor").source):
         raise SystemExit(1)
 
 

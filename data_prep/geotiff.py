@@ -26,6 +26,7 @@ from data_prep.workspace import check_target
 from sgma_jax.data.rasters import Box, Rasters, decibels
 from sgma_jax.data.schema import DTYPES, IGNORE, Example, Modality, Schema
 from sgma_jax.errors import InputError, one_line_errors
+from sgma_jax.flags import parse_process
 from sgma_jax.show.tables import print_dataset
 
 
@@ -194,7 +195,7 @@ def _check_options(options: Options) -> None:
 @one_line_errors
 def main() -> None:
     """The command."""
-    convert_rasters(tyro.cli(Options, prog="python -m data_prep.geotiff"))
+    convert_rasters(parse_process(Options, "data_prep.geotiff"))
 
 
 if __name__ == "__main__":

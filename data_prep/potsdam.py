@@ -24,6 +24,7 @@ from data_prep.isprs_survey import AreaSurvey, survey_areas
 from data_prep.sources import SourceTree
 from sgma_jax.data.rasters import Rasters
 from sgma_jax.errors import one_line_errors
+from sgma_jax.flags import parse_process
 
 NAME = "ISPRS Potsdam"
 TRAIN = tuple(f"{row}_{column}" for row in range(2, 8) for column in range(7 if row >= 6 else 10, 13))
@@ -129,7 +130,7 @@ def convert_potsdam(options: Options) -> None:
 @one_line_errors
 def main() -> None:
     """The command."""
-    convert_potsdam(tyro.cli(Options, prog="python -m data_prep.potsdam"))
+    convert_potsdam(parse_process(Options, "data_prep.potsdam"))
 
 
 if __name__ == "__main__":

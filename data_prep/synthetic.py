@@ -21,6 +21,7 @@ from data_prep.parallel import ParallelOptions, parallel_arguments
 from data_prep.workspace import check_target
 from sgma_jax.data.schema import SPLITS, Example, Modality, Schema
 from sgma_jax.errors import InputError, one_line_errors
+from sgma_jax.flags import parse_process
 from sgma_jax.show.tables import print_dataset
 
 SENSORS = ("rgb", "nir", "dsm", "sar")
@@ -207,7 +208,7 @@ def _availability(rng: np.random.Generator, split: str, index: int, size: int) -
 @one_line_errors
 def main() -> None:
     """The command."""
-    convert_city(tyro.cli(Options, prog="python -m data_prep.synthetic"))
+    convert_city(parse_process(Options, "data_prep.synthetic"))
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from data_prep.isprs_survey import AreaSurvey, survey_areas
 from data_prep.sources import SourceTree
 from sgma_jax.data.rasters import Rasters
 from sgma_jax.errors import one_line_errors
+from sgma_jax.flags import parse_process
 
 NAME = "ISPRS Vaihingen"
 TRAIN = ("1", "3", "5", "7", "11", "13", "15", "17", "21", "23", "26", "28", "30", "32", "34", "37")
@@ -81,7 +82,7 @@ def convert_vaihingen(options: Options) -> None:
 @one_line_errors
 def main() -> None:
     """The command."""
-    convert_vaihingen(tyro.cli(Options, prog="python -m data_prep.vaihingen"))
+    convert_vaihingen(parse_process(Options, "data_prep.vaihingen"))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ PYTHON_FOLDERS = ("sgma_jax", "data_prep", "experiments", "tests")
 # `sgma_jax.models` stands for all modules below it.
 FLOORS = (
     ("sgma_jax.errors",),
-    ("sgma_jax.decoding", "sgma_jax.files"),
+    ("sgma_jax.decoding", "sgma_jax.files", "sgma_jax.flags"),
     ("sgma_jax.kinds", "sgma_jax.distributed", "sgma_jax.structs"),
     ("sgma_jax.config", "sgma_jax.modalities", "sgma_jax.availability", "sgma_jax.sharding", "sgma_jax.data.schema"),
     ("sgma_jax.config_check", "sgma_jax.data.rasters"),
@@ -44,6 +44,7 @@ WITHOUT_JAX = (
     "sgma_jax.errors",
     "sgma_jax.decoding",
     "sgma_jax.files",
+    "sgma_jax.flags",
     "sgma_jax.kinds",
     "sgma_jax.config",
     "sgma_jax.config_check",
@@ -64,6 +65,7 @@ IN_DATA_PREP = (
     "sgma_jax.data.schema",
     "sgma_jax.data.rasters",
     "sgma_jax.errors",
+    "sgma_jax.flags",
     "sgma_jax.config",
     "sgma_jax.show.tables",
 )

@@ -26,17 +26,17 @@ def convert(arguments: Sequence[str]) -> None:
         return
     if arguments[0] not in SETS:
         raise InputError(f"sgma convert has no set {arguments[0]!r}; it has {', '.join(SETS)}.")
-    _run(f"data_prep.{arguments[0]}", arguments[1:])
+    _run(f"data_prep.{arguments[0]}", f"sgma convert {arguments[0]}", arguments[1:])
 
 
 def doctor(arguments: Sequence[str]) -> None:
     """`sgma doctor SOURCE`: what a public set's files are, and what is odd about them."""
-    _run("data_prep.doctor", arguments)
+    _run("data_prep.doctor", "sgma doctor", arguments)
 
 
-def _run(module: str, arguments: Sequence[str]) -> None:
+def _run(module: str, command: str, arguments: Sequence[str]) -> None:
     """Call a converter's main function as `python -m` does. Its module is imported by name: the library knows of
     converters nothing but this.
     """
-    sys.argv = [f"python -m {module}", *arguments]
+    sys.argv = [command, *arguments]
     importlib.import_module(module).main()

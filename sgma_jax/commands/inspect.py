@@ -9,10 +9,10 @@ from typing import Annotated
 
 import tyro
 
-from sgma_jax.commands.flags import parse
 from sgma_jax.commands.preparation import prepare_jax
 from sgma_jax.commands.preset import load_preset
 from sgma_jax.config_check import check
+from sgma_jax.flags import parse
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from sgma_jax.commands.flags import parse
 from sgma_jax.commands.preparation import prepare_jax
 from sgma_jax.errors import InputError, is_disk_full
+from sgma_jax.flags import parse
 from sgma_jax.prediction.options import PlainOptions, PredictOptions
 
 if TYPE_CHECKING:

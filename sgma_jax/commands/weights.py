@@ -8,8 +8,8 @@ from typing import Annotated
 
 import tyro
 
-from sgma_jax.commands.flags import parse
 from sgma_jax.commands.preparation import prepare_jax
+from sgma_jax.flags import parse
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import subprocess
 import sys
@@ -12,14 +13,15 @@ import pytest
 
 from experiments.demo import config as DEMO
 from sgma_jax.cli import COMMANDS
+from sgma_jax.commands.convert import SETS
 from sgma_jax.commands.data import ShowArguments
 from sgma_jax.commands.evaluate import EvaluateArguments
-from sgma_jax.commands.flags import MEANT, flags_of
 from sgma_jax.commands.inspect import InspectArguments
 from sgma_jax.commands.predict import PredictArguments
 from sgma_jax.commands.report import ReportArguments
 from sgma_jax.commands.train import TrainArguments
 from sgma_jax.commands.weights import ExportArguments, ImportArguments
+from sgma_jax.flags import MEANT, flags_of
 
 Command = Callable[..., tuple[int, str, str]]
 ARGUMENTS = {
@@ -59,11 +61,17 @@ def test_the_help_of_training_explains_every_field_of_the_configuration(sgma: Co
     assert sgma("train", "--help")[1].count("--optimizer.peak-learning-rate") >= 1
 
 
+def flags_in(text: str) -> set[str]:
+    """The flags in a help's groups of options, behind its usage; frames are of lines or of hyphens."""
+    return set(re.findall(r"(?<![\w-])--[a-z][\w.-]*\w", re.split(r"options +(?:─|\n)", text, maxsplit=1)[1]))
+
+
 @pytest.mark.parametrize("words", sorted(ARGUMENTS))
 def test_the_flags_that_are_known_are_those_of_the_help(words: str, sgma: Command) -> None:
     status, out, _ = sgma(*words.split(), "--help")
     assert status == 0
-    told = set(re.findall(r"(?<![\w-])--[a-z][\w-]*", out.partition("─ options ─")[2]))
+    told = flags_in(out)
+    assert told
     assert told - {"--help"} <= flags_of(ARGUMENTS[words])
 
 
@@ -97,6 +105,46 @@ def test_every_command_answers_a_mistyped_flag(sgma: Command) -> None:
         status, _, err = sgma(*words.split(), "--outt", "x")
         assert (status, len(err.splitlines())) == (2, 1), words
         assert f"sgma {words} has no flag --outt" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ("predict run --window x --out a", "--window is 'x'; give INT. See --help."),
+        ("predict run --resolution 1 --out a", "--resolution is '1'; give FLOAT FLOAT. See --help."),
+        ("predict run --robustness x --out a", "--robustness is 'x'; give one of none, mean, scales. See --help."),
+        ("predict run", "sgma predict needs --out PATH. See --help."),
+        ("predict run --out a -lr 3", "sgma predict does not know what to do with -lr, 3. See --help."),
+        ("predict run --out", "--out has no value; give one. See --help."),
+        ("train experiments/demo.py --steps 3", "sgma train needs --workdir PATH. See --help."),
+        ("train experiments/demo.py --workdir run --seed x", "--seed is 'x'; give INT. See --help."),
+        ("train experiments/demo.py --workdir run more", "sgma train does not know what to do with more. See --help."),
+        ("train experiments/demo.py --random-seed 3", "sgma train has no flag --random-seed; --seed is meant. See --help."),
+        ("convert geotiff here there --tyle 3", "sgma convert geotiff has no flag --tyle; is --tile meant? See --help."),
+        ("convert geotiff here there --tile x", "--tile is 'x'; give INT. See --help."),
+        ("doctor", "sgma doctor needs PATH (Folder or archive with the files of one set). See --help."),
+    ],
+)  # fmt: skip
+def test_wrong_words_are_one_line_that_says_what_is_meant(words: str, line: str, sgma: Command, tmp_path: Path) -> None:
+    words = words.replace("here", str(tmp_path)).replace("there", str(tmp_path / "out"))
+    assert sgma(*words.split()) == (2, "", f"error: {line}\n")
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_the_flags_that_are_known_of_a_converter_are_those_of_its_help(name: str, sgma: Command) -> None:
+    told = flags_in(sgma("convert", name, "--help")[1])
+    known = flags_of(importlib.import_module(f"data_prep.{name}").Options)
+    assert "--workers" in told
+    assert told - {"--help"} <= known
+
+
+def test_a_converter_calls_itself_as_it_was_begun(sgma: Command) -> None:
+    assert sgma("convert", "synthetic", "--help")[1].startswith("usage: sgma convert synthetic ")
+    done = subprocess.run(
+        [sys.executable, "-m", "data_prep.synthetic", "--help"],
+        capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    assert done.stdout.startswith("usage: python -m data_prep.synthetic ")
 
 
 def test_flags_that_others_are_translated_into_are_there() -> None:
