@@ -278,7 +278,7 @@ def test_a_fusion_that_cannot_work_is_an_input_error_that_names_the_field(fusion
     [
         (CrossEntropyConfig(class_weights=(1.0, 2.0, 3.0)), "loss.class_weights"),
         (CrossEntropyConfig(class_weights=(0.0,) * len(GOOD.data.classes)), "loss.class_weights"),
-        (FocalLossConfig(class_weights=(-1.0,) * len(GOOD.data.classes)), "loss.class_weights"),
+        (FocalLossConfig(class_weights=(-1.0, 2.0)), "loss.class_weights"),
         (FocalLossConfig(class_weights=(float("nan"),) * len(GOOD.data.classes)), "loss.class_weights"),
         (FocalLossConfig(focus=0.5), "loss.focus"),
     ],

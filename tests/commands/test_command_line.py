@@ -147,6 +147,11 @@ def test_a_converter_calls_itself_as_it_was_begun(sgma: Command) -> None:
     assert done.stdout.startswith("usage: python -m data_prep.synthetic ")
 
 
+def test_only_a_switch_has_a_form_that_says_no() -> None:
+    assert {"--validate", "--no-validate", "--data.no-augment"} <= flags_of(DEMO)
+    assert not {"--no-seed", "--no-steps", "--data.no-crop"} & flags_of(DEMO)
+
+
 def test_flags_that_others_are_translated_into_are_there() -> None:
     known = flags_of(DEMO) | flags_of(TrainArguments)
     for arguments in ARGUMENTS.values():

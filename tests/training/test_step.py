@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from sgma_jax.config import (
+    CrossEntropyConfig,
     DataConfig,
     MeanFusionConfig,
     ModelConfig,
@@ -80,6 +81,19 @@ def test_dropout_differs_from_step_to_step_and_is_the_same_for_a_step() -> None:
     losses = [loss(0), loss(1), loss(2)]
     assert len(set(losses)) == 3
     assert loss(1) == losses[1]
+
+
+def test_weights_of_classes_are_relative_in_both_branches() -> None:
+    """Over the weights of the whole batch: their scale changes nothing, however small."""
+    model = ModelConfig(encoder=PlainConfig(), fusion=MeanFusionConfig(), head_width=16, head_dropout=0.0)
+    mesh, found = make_mesh(1, devices=jax.devices()[:1]), []
+    for weights in ((3.0, 1.0, 2.0), (3e-6, 1e-6, 2e-6)):
+        config = dataclasses.replace(CONFIG, model=model, loss=CrossEntropyConfig(class_weights=weights))
+        init, shapes = state_initializer(config, mesh)
+        report = make_train_step(config, mesh, shapes)(init(), put_batch(batch_of(0), mesh))[1]
+        found.append([float(report.losses[name]) for name in ("loss_fused", "loss_mas")])
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-5)
+    assert min(found[0]) > 0.1
 
 
 @pytest.mark.long  # two programs to compile
