@@ -207,7 +207,7 @@ class _AreaChecks(NamedTuple):
             kind in files for alternatives in self.layout.sensors.values() for kind, _ in alternatives
         ):
             return None  # told of all such areas together
-        # Each sound file is read once, however many self.sensors it serves; a broken one is told once.
+        # Each sound file is read once, however many sensors it serves; a broken one is told once.
         sound: set[str] = set()
         empty: set[str] = set()
         checked = {label_kind, "label"} | {kind for alternatives in wanted.values() for kind, _ in alternatives}
