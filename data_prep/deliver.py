@@ -32,6 +32,7 @@ from sgma_jax.flags import parse_process
 from sgma_jax.show.tables import print_dataset
 
 NAME = "DELIVER"
+BAND_NAMES = {"rgb": ("red", "green", "blue")}
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,8 @@ def schema(tile: int, kinds: Mapping[str, tuple[int, str]], name: str = "deliver
     return Schema(
         name=name,
         modalities=tuple(
-            Modality(sensor, channels, "digital number", dtype) for sensor, (channels, dtype) in kinds.items()
+            Modality(sensor, channels, "digital number", dtype, band_names=BAND_NAMES.get(sensor, ()))
+            for sensor, (channels, dtype) in kinds.items()
         ),
         classes=CLASSES,
         palette=PALETTE,

@@ -18,7 +18,7 @@ import tyro
 
 from data_prep.builder import Conversion, convert
 from data_prep.dfc2023_files import SENSORS, arrange, is_dfc2023
-from data_prep.dfc2023_pixels import compose, read_sensor
+from data_prep.dfc2023_pixels import MODALITIES, compose, read_sensor
 from data_prep.dfc2023_survey import DfcScene, Survey, survey_scenes
 from data_prep.findings import settle
 from data_prep.parallel import ParallelOptions, parallel_arguments
@@ -26,13 +26,12 @@ from data_prep.sources import SourceTree, open_source_beside
 from data_prep.tiling import Span, check_tiling, ignore_foreign, overlap_of, spans
 from data_prep.workspace import check_target
 from sgma_jax.data.rasters import Rasters
-from sgma_jax.data.schema import IGNORE, SPLITS, Example, Modality, Schema
+from sgma_jax.data.schema import IGNORE, SPLITS, Example, Schema
 from sgma_jax.errors import InputError, one_line_errors
 from sgma_jax.flags import parse_process
 from sgma_jax.show.tables import print_dataset
 
 NAME = "DFC2023 track 2"
-UNITS = {"rgb": (3, "digital number", "uint8"), "dsm": (1, "metre", "float32"), "sar": (1, "decibel", "float32")}
 
 
 @dataclass(frozen=True)
@@ -104,7 +103,7 @@ def schema(tile: int, name: str = "dfc2023") -> Schema:
     """The set's schema, without statistics."""
     return Schema(
         name=name,
-        modalities=tuple(Modality(sensor, *UNITS[sensor]) for sensor in SENSORS),
+        modalities=tuple(MODALITIES[sensor] for sensor in SENSORS),
         classes=("background", "building"),
         palette=((255, 255, 255), (0, 0, 255)),
         tile=tile,

@@ -11,14 +11,17 @@ from rasterio.features import rasterize, shapes, sieve
 
 from data_prep.dfc2023_files import SENSORS
 from data_prep.footprints import Raster
-from sgma_jax.data.rasters import Box, Rasters
-from sgma_jax.data.schema import IGNORE
+from sgma_jax.data.rasters import Box, Rasters, as_stored
+from sgma_jax.data.schema import IGNORE, Modality
 
 BUILDING = 1
-TYPES = {"rgb": (3, "uint8"), "dsm": (1, "float32"), "sar": (1, "float32")}
-"""Bands and type of each sensor's files."""
-DECIBELS = (-30.0, 20.0)
-"""[C] Backscatter is clipped to this range; what was measured in the set lies between -16 and 11 dB."""
+MODALITIES = {
+    "rgb": Modality("rgb", 3, "digital number", "uint8", band_names=("red", "green", "blue")),
+    "dsm": Modality("dsm", 1, "metre", "float32"),
+    # [C] The range of the clipping: what was measured in the set lies between -16 and 11 dB.
+    "sar": Modality("sar", 1, "decibel", "float32", log=True, clip=(-30.0, 20.0)),
+}
+"""The sensors; their files have the same bands and types, SAR as intensities."""
 STRIP = 1024
 """[C] Pixels of a black area at a scene's edge from which it is taken for the end of the image and not for a shadow.
 Those of the set have 2,000 and more."""
@@ -82,10 +85,7 @@ def compose(seen: Mapping[str, Seen], footprints: Raster, max_height: float) -> 
         too_high = dsm & (height > max_height)
         dsm &= ~too_high & ~(strip & (height == 0))
     if "sar" in images:
-        power = images["sar"][..., 0]
-        sar &= power > 0
-        decibels = 10 * np.log10(np.where(sar, power, 1).astype(np.float64))
-        images["sar"] = np.clip(decibels, *DECIBELS).astype(np.float32)[..., None]
+        images["sar"], sar[:] = as_stored(images["sar"], sar, MODALITIES["sar"])
     return Pixels(images, available, label, strip, too_high)
 
 

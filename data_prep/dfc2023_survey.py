@@ -13,7 +13,7 @@ from rich.progress import track
 
 from data_prep.cities import Place, neighbours_apart, split_by_city
 from data_prep.dfc2023_files import Arrangement, SceneFiles
-from data_prep.dfc2023_pixels import TYPES, Seen, compose, read_sensor
+from data_prep.dfc2023_pixels import MODALITIES, Seen, compose, read_sensor
 from data_prep.findings import Finding, Severity
 from data_prep.footprints import Footprints, Raster, blank, read_footprints
 from data_prep.sources import SourceTree
@@ -148,7 +148,7 @@ def _look(tree: SourceTree, rasters: Rasters, scene: SceneFiles, footprints: Ras
     group, place, bare = scene.city, scene.place, False
     for sensor, name in scene.files.items():
         path = tree.files[name]
-        bands, dtype = TYPES[sensor]
+        bands, dtype = MODALITIES[sensor].bands, MODALITIES[sensor].dtype
         try:
             dataset = rasters.open(path)
             kind = (len(rasters.bands(path)), dataset.dtypes[0])

@@ -23,7 +23,7 @@ from data_prep.parallel import ParallelOptions, parallel_arguments
 from data_prep.scenes import LabelledScene, read_scenes
 from data_prep.tiling import check_tiling
 from data_prep.workspace import check_target
-from sgma_jax.data.rasters import Box, Rasters, decibels
+from sgma_jax.data.rasters import Box, Rasters, as_stored
 from sgma_jax.data.schema import DTYPES, IGNORE, Example, Modality, Schema
 from sgma_jax.errors import InputError, one_line_errors
 from sgma_jax.flags import parse_process
@@ -85,7 +85,7 @@ def convert_rasters(options: Options) -> None:
         conversion = Conversion(
             schema=schema,
             keys=survey.tiles,
-            read=TileReader(rasters, tuple(scenes), schema, options.ignore, options.log_modalities),
+            read=TileReader(rasters, tuple(scenes), schema, options.ignore),
             converter="data_prep.geotiff",
             options={
                 "modalities": list(names),
@@ -110,7 +110,6 @@ class TileReader:
     scenes: tuple[LabelledScene, ...]
     schema: Schema
     ignore: int
-    log_modalities: tuple[str, ...]
 
     def __call__(self, tile: Tile) -> Example | str:
         scene, side = self.scenes[tile.scene], self.schema.tile
@@ -120,9 +119,7 @@ class TileReader:
         for row, modality in enumerate(self.schema.modalities):
             if modality.name in scene.images:
                 pixels, mask = self.rasters.image(scene.images[modality.name], scene.label, box)
-                if modality.name in self.log_modalities:
-                    pixels, mask = decibels(pixels, mask)
-                images[modality.name], available[row] = pixels, mask
+                images[modality.name], available[row] = as_stored(pixels, mask, modality)
         if not available.any():
             return "no sensor has a pixel in them"
         label = tile_label(self.rasters, scene, tile, side, self.ignore)
@@ -150,6 +147,7 @@ def _modality(rasters: Rasters, scenes: Sequence[LabelledScene], name: str, log:
             )
         if first is None:
             first, unit = (path, len(bands), dtype), dataset.units[bands[0] - 1] or ""
+            described = tuple(dataset.descriptions[band - 1] or "" for band in bands)
         if (len(bands), dtype) != first[1:]:
             raise InputError(
                 f"{path}: modality {name!r} has {len(bands)} bands of {dtype} here, but {first[1]} of {first[2]} in "
@@ -161,7 +159,10 @@ def _modality(rasters: Rasters, scenes: Sequence[LabelledScene], name: str, log:
         raise InputError(
             f"modality {name!r}: no record has it, all its cells are empty. Leave it out with --modalities."
         )
-    return Modality(name, first[1], "decibel" if log else unit, "float32" if log else first[2])
+    band_names = described if all(described) else ()
+    if log:
+        return Modality(name, first[1], "decibel", "float32", band_names=band_names, log=True)
+    return Modality(name, first[1], unit, first[2], band_names=band_names)
 
 
 def _source_files(rasters: Rasters, scenes: Sequence[LabelledScene], source: Path) -> dict[str, Path]:

@@ -101,6 +101,8 @@ class Layout:
     """Per sensor, the products that have it and the bands there, the preferred one first."""
     units: Mapping[str, str]
     """Per sensor."""
+    band_names: Mapping[str, tuple[str, ...]]
+    """Per sensor of several bands."""
     train: tuple[str, ...]
     test: tuple[str, ...]
     validation: tuple[str, ...]

@@ -107,7 +107,13 @@ def survey_areas(rasters: Rasters, tree: SourceTree, layout: Layout, options: Ar
 
 def _modality(layout: Layout, sensor: str) -> Modality:
     kind, bands = layout.sensors[sensor][0]
-    return Modality(sensor, len(bands), layout.units[sensor], layout.kinds[kind].dtype)
+    return Modality(
+        sensor,
+        len(bands),
+        layout.units[sensor],
+        layout.kinds[kind].dtype,
+        band_names=layout.band_names.get(sensor, ()),
+    )
 
 
 def _one(files: Sequence[File], what: str, findings: list[Finding]) -> File:

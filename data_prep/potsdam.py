@@ -108,6 +108,7 @@ def _layout(dsm: str) -> Layout:
             "nir": (("rgbir", (4,)), ("irrg", (1,))),
         },
         units={"rgb": "digital number", "dsm": "metre", "nir": "digital number"},
+        band_names={"rgb": ("red", "green", "blue")},
         train=TRAIN,
         test=TEST,
         validation=VALIDATION,

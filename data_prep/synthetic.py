@@ -60,7 +60,7 @@ def schema(size: int) -> Schema:
     return Schema(
         name="synthetic_city",
         modalities=(
-            Modality("rgb", 3, "digital number", "uint8"),
+            Modality("rgb", 3, "digital number", "uint8", band_names=("red", "green", "blue")),
             Modality("nir", 1, "digital number", "uint8"),
             Modality("dsm", 1, "metre", "float32"),
             Modality("sar", 1, "decibel", "float32"),

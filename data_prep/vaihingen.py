@@ -63,6 +63,7 @@ def survey(tree: SourceTree, options: Options) -> AreaSurvey:
         kinds=KINDS,
         sensors={"irrg": (("irrg", (1, 2, 3)),), "dsm": (("absolute", (1,)),)},
         units={"irrg": "digital number", "dsm": "metre"},
+        band_names={"irrg": ("near infrared", "red", "green")},
         train=TRAIN,
         test=TEST,
         validation=VALIDATION,

@@ -73,7 +73,8 @@ def upgraded(
     """Return a file's fields as `version` has them, without the field "version" itself.
 
     A file that states no version is of version 1. `migrations[v]` turns the fields of version v into those of v + 1:
-    what was renamed or moved; a new field with a default needs no version. Raises InputError for a newer version.
+    what was renamed or moved; a new field with a default needs no version. Raises InputError for a newer version, and
+    where the fields are not those of the version that is stated.
     """
     found = fields.get("version", 1)
     if type(found) is not int or found < 1:
@@ -85,7 +86,10 @@ def upgraded(
         )
     upgraded = {name: item for name, item in fields.items() if name != "version"}
     for step in range(found, version):
-        upgraded = migrations[step](upgraded)
+        try:
+            upgraded = migrations[step](upgraded)
+        except (LookupError, TypeError, AttributeError) as error:
+            raise InputError(f"its fields are not those of version {step} ({error!r}).") from error
     return upgraded
 
 

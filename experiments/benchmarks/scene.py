@@ -68,7 +68,7 @@ class UntrainedRun(Run):
         )
         plain = schema(options.window)
         sensors = tuple(dataclasses.replace(m, mean=(50.0,) * m.bands, std=(50.0,) * m.bands) for m in plain.modalities)
-        self.schema = RunSchema(dataclasses.replace(plain, modalities=sensors), (), "untrained")
+        self.schema = RunSchema(dataclasses.replace(plain, modalities=sensors), "untrained")
 
     @functools.cached_property
     def weights(self) -> tuple[int, dict[str, Any]]:

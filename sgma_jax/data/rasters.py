@@ -24,6 +24,7 @@ from rasterio.warp import reproject, transform
 from rasterio.windows import Window
 from rasterio.windows import transform as window_transform
 
+from sgma_jax.data.schema import Modality
 from sgma_jax.errors import InputError
 
 OPEN_FILES = 64
@@ -286,6 +287,16 @@ def decibels(values: np.ndarray, available: np.ndarray) -> tuple[np.ndarray, np.
     available."""
     positive = available & (values > 0).all(-1)
     return (10 * np.log10(np.where(positive[..., None], values, 1).astype(np.float64))).astype(np.float32), positive
+
+
+def as_stored(values: np.ndarray, available: np.ndarray, modality: Modality) -> tuple[np.ndarray, np.ndarray]:
+    """Return values [..., bands] of a sensor's files as its data set holds them, and where they are: in decibels where
+    the modality says so, then clipped."""
+    if modality.log:
+        values, available = decibels(values, available)
+    if modality.clip:
+        values = np.clip(values, *modality.clip).astype(values.dtype)
+    return values, available
 
 
 def _shift(image: DatasetReader, grid: Grid) -> tuple[int, int] | None:

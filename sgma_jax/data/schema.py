@@ -42,6 +42,23 @@ class Modality:
     mean: tuple[float, ...] = ()
     """Per band; empty until a converter has seen the data."""
     std: tuple[float, ...] = ()
+    band_names: tuple[str, ...] = ()
+    """What the bands show, such as red, green, blue; empty where nobody said."""
+    log: bool = False
+    """Whether the numbers are 10 log10 of what the sensor's files hold: decibels of radar intensities."""
+    clip: tuple[float, float] | None = None
+    """Lowest and highest number that is stored; what lay outside was set to them."""
+
+    @property
+    def type_text(self) -> str:
+        """Bands and type for people, such as "3 x uint8: red, green, blue"."""
+        return f"{self.bands} x {self.dtype}" + (f": {', '.join(self.band_names)}" if self.band_names else "")
+
+    @property
+    def unit_text(self) -> str:
+        """Unit and clipping for people, such as "decibel, -30 to 20"; "" where neither is known."""
+        clip = f"{self.clip[0]:g} to {self.clip[1]:g}" if self.clip else ""
+        return ", ".join(part for part in (self.unit, clip) if part)
 
 
 @dataclass(frozen=True)
@@ -71,6 +88,16 @@ class Schema:
                 raise InputError(
                     f"modality {modality.name!r} has {modality.bands} bands of {modality.dtype}; it needs one or more "
                     f"of {', '.join(DTYPES)}."
+                )
+            if modality.band_names and len(modality.band_names) != modality.bands:
+                raise InputError(
+                    f"modality {modality.name!r} has {modality.bands} bands and {len(modality.band_names)} names for "
+                    f"them; name each band, or none."
+                )
+            if modality.clip and not modality.clip[0] < modality.clip[1]:
+                raise InputError(
+                    f"modality {modality.name!r} is clipped to {modality.clip[0]:g} to {modality.clip[1]:g}; name the "
+                    f"lower number first."
                 )
         if not names:
             raise InputError("no modality is named; a data set needs at least one sensor.")
@@ -208,10 +235,13 @@ class Manifest:
 
 def manifest_to_json(manifest: Manifest) -> str:
     """The manifest as text. The same manifest always gives the same text."""
-    return (
-        json.dumps({"format": FORMAT, "version": VERSION, **dataclasses.asdict(manifest)}, indent=1, ensure_ascii=False)
-        + "\n"
-    )
+    fields = dataclasses.asdict(manifest)
+    # Sets were written before these fields were there, and checkpoints hold the hash of a set's text.
+    for modality in fields["schema"]["modalities"]:
+        for name in ("band_names", "log", "clip"):
+            if not modality[name]:
+                del modality[name]
+    return json.dumps({"format": FORMAT, "version": VERSION, **fields}, indent=1, ensure_ascii=False) + "\n"
 
 
 def read_manifest(folder: str | Path) -> Manifest:

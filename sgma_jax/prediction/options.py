@@ -37,8 +37,8 @@ class PlainOptions:
     probabilities: Path | None = None
     """File for the probabilities of all classes, float32."""
     log_sensors: tuple[str, ...] = ()
-    """Sensors whose files hold intensities while the run was trained on decibels; known by itself where
-    data_prep.geotiff took the logarithm."""
+    """Sensors whose files hold intensities while the run was trained on decibels; known by itself where the data set
+    says so, as it does if its converter took the logarithm."""
     cog: bool = False
     """Write cloud-optimised GeoTIFFs, with overviews."""
     resume: bool = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -63,13 +64,15 @@ def open_scene(run: Run, sensors: Mapping[str, File | Sequence[File]], options: 
         if unknown := [name for name in given if name not in names]:
             raise InputError(f"{flag} names {unknown[0]!r}, which is not among the sensors given, {', '.join(names)}.")
     modalities = {m.name: m for m in run.schema.schema.modalities}
-    logs = {*run.schema.log_sensors, *options.log_sensors}
     found = []
     with contextlib.closing(Rasters()) as rasters:
         for name in names:
             files = sensors[name]
             listed = list_files(name, [files] if isinstance(files, File) else files)
-            sensor = Sensor(modalities[name], listed, options.bands.get(name, ()), name in logs)
+            modality = modalities[name]
+            if name in options.log_sensors:
+                modality = dataclasses.replace(modality, log=True)
+            sensor = Sensor(modality, listed, options.bands.get(name, ()))
             check_files(rasters, sensor)
             found.append(sensor)
         reference = options.grid or next(iter(sensors))
@@ -110,7 +113,9 @@ def write_scene(model: WindowModel, scene: Scene, out: Path, options: PredictOpt
     strip = strip_rows(tiling, layers, options.memory, len(units))
     journal = {
         "model": model.identity,
-        "files": {s.modality.name: [_identity(f) for f in s.files] + [list(s.bands), s.log] for s in scene.sensors},
+        "files": {
+            s.modality.name: [_identity(f) for f in s.files] + [list(s.bands), s.modality.log] for s in scene.sensors
+        },
         "grid": grid_to_json(scene.grid),
         "window": model.window,
         "overlap": overlap,

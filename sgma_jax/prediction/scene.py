@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from rasterio.windows import Window
 
-from sgma_jax.data.rasters import Grid, Rasters, decibels
+from sgma_jax.data.rasters import Grid, Rasters, as_stored
 from sgma_jax.data.schema import DTYPES, Modality
 from sgma_jax.data.transforms import normalised
 from sgma_jax.errors import InputError
@@ -36,11 +36,10 @@ class Sensor:
     """One sensor's files in a scene."""
 
     modality: Modality
+    """What the run was trained on, and how its numbers come from the files'."""
     files: tuple[File, ...]
     bands: tuple[int, ...]
     """Numbers of the bands to take, from 1; all but alpha if empty."""
-    log: bool
-    """Whether values are intensities, which the run was trained on in decibels."""
 
 
 class Scene:
@@ -92,9 +91,7 @@ class Scene:
             if not touches(self._extents[file], window):
                 continue
             read, seen = self._rasters().on_grid(file, self.grid, window, sensor.bands)
-            found = np.moveaxis(read, 0, -1)
-            if sensor.log:
-                found, seen = decibels(found, seen)
+            found, seen = as_stored(np.moveaxis(read, 0, -1), seen, sensor.modality)
             if not valid.any():
                 values, valid = found, seen
             else:
@@ -169,7 +166,8 @@ def check_files(rasters: Rasters, sensor: Sensor) -> None:
         if len(bands) != modality.bands:
             choice = ",".join(map(str, range(1, modality.bands + 1)))
             raise InputError(
-                f"{file} has {len(bands)} bands, but the run's sensor {modality.name!r} has {modality.bands}. "
+                f"{file} has {len(bands)} bands, but the run's sensor {modality.name!r} has {modality.bands}"
+                f"{_band_names(modality)}. "
                 f"Choose them with --bands {modality.name}={choice}, or give the right file."
             )
         if (dtype := dataset.dtypes[bands[0] - 1]) not in DTYPES:
@@ -185,3 +183,7 @@ def check_files(rasters: Rasters, sensor: Sensor) -> None:
             raise InputError(
                 f"{file} has pixels of no size (its geotransform is singular). Correct it (gdal_edit.py -a_ullr ...)."
             )
+
+
+def _band_names(modality: Modality) -> str:
+    return f" ({', '.join(modality.band_names)})" if modality.band_names else ""

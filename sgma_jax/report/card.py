@@ -197,8 +197,8 @@ def _sensors(manifest: Manifest) -> list[SensorFacts]:
     return [
         SensorFacts(
             m.name,
-            f"{m.bands} x {m.dtype}",
-            m.unit or NOT_STATED,
+            m.type_text,
+            m.unit_text or NOT_STATED,
             sum(c.pixels_available[i] for c in manifest.splits.values()) / max(pixels, 1),
         )
         for i, m in enumerate(manifest.schema.modalities)

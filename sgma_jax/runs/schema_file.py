@@ -17,8 +17,18 @@ from sgma_jax.files import write_atomically
 
 SCHEMA_FILE = "schema.json"
 FORMAT = "sgma_jax run schema"
-VERSION = 1
-MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+VERSION = 2
+
+
+def _logarithm_to_sensor(fields: dict[str, Any]) -> dict[str, Any]:
+    """Version 1 listed the sensors in decibels; since version 2 each sensor says it itself."""
+    logs, schema = fields["log_sensors"], fields["schema"]
+    modalities = [{**modality, "log": modality["name"] in logs} for modality in schema["modalities"]]
+    kept = {name: value for name, value in fields.items() if name != "log_sensors"}
+    return {**kept, "schema": {**schema, "modalities": modalities}}
+
+
+MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _logarithm_to_sensor}
 
 
 @dataclass(frozen=True)
@@ -27,16 +37,16 @@ class RunSchema:
 
     schema: Schema
     """The run's sensors in the run's order, with the statistics that normalised them."""
-    log_sensors: tuple[str, ...]
-    """Sensors that the converter turned from intensities into decibels."""
     manifest_hash: str
     """Of the whole set."""
 
 
 def write_run_schema(folder: Path, schema: Schema, manifest: Manifest) -> None:
     """Write RUN/schema.json; `schema` holds the run's sensors of the manifest's set."""
-    logs = tuple(name for name in manifest.options.get("log_modalities", ()) if name in schema.names)
-    content = dataclasses.asdict(RunSchema(schema, logs, manifest.manifest_hash))
+    # Sets of before modalities said so themselves have it among their converter's options.
+    logs = manifest.options.get("log_modalities", ())
+    modalities = tuple(dataclasses.replace(m, log=m.log or m.name in logs) for m in schema.modalities)
+    content = dataclasses.asdict(RunSchema(dataclasses.replace(schema, modalities=modalities), manifest.manifest_hash))
     text = json.dumps({"format": FORMAT, "version": VERSION, **content}, indent=1, ensure_ascii=False) + "\n"
     write_atomically(folder / SCHEMA_FILE, text.encode())
 

@@ -197,7 +197,7 @@ def print_dataset(manifest: Manifest, folder: Path, console: Console | None = No
     for i, sensor in enumerate(schema.modalities):
         share = sum(counts.pixels_available[i] for counts in splits) / every
         mean, std = (" ".join(f"{value:.4g}" for value in values) for values in (sensor.mean, sensor.std))
-        table.add_row(sensor.name, f"{sensor.bands} x {sensor.dtype}", sensor.unit, f"{100 * share:.1f} %", mean, std)
+        table.add_row(sensor.name, sensor.type_text, sensor.unit_text, f"{100 * share:.1f} %", mean, std)
     console.print(table)
     for finding in manifest.findings:
         console.print(f"note: {finding}", markup=False, highlight=False)

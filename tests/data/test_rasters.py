@@ -10,7 +10,7 @@ from rasterio.crs import CRS
 from rasterio.transform import from_origin
 from rasterio.windows import Window
 
-from sgma_jax.data.rasters import Grid, Rasters, decibels
+from sgma_jax.data.rasters import Grid, Rasters, as_stored, decibels
 from sgma_jax.data.schema import Modality
 from sgma_jax.prediction.scene import Scene, Sensor
 from sgma_jax.prediction.windows import Tiling
@@ -50,6 +50,17 @@ def test_a_coarser_source_is_interpolated(tmp_path: Path) -> None:
     np.testing.assert_allclose(values, between, atol=1e-5)
 
 
+def test_values_are_clipped_after_their_logarithm() -> None:
+    values, available = np.array([[1e-5], [100.0], [1e9]], np.float32), np.array([True, True, False])
+    sar = Modality("sar", 1, "decibel", "float32", log=True, clip=(-30.0, 19.5))
+    stored, seen = as_stored(values, available, sar)
+    assert stored.dtype == np.float32
+    np.testing.assert_array_equal(stored[:2, 0], [-30, 19.5])
+    np.testing.assert_array_equal(seen, available)
+    counts, _ = as_stored(np.array([[3], [300]], np.uint16), available[:2], Modality("c", 1, "", "uint16", clip=(5, 9)))
+    assert (counts.dtype, counts.tolist()) == (np.uint16, [[5], [9]])
+
+
 def test_intensities_of_zero_and_below_are_not_available() -> None:
     values, available = decibels(np.array([[-0.5], [0.0], [100.0], [100.0]]), np.array([True, True, True, False]))
     np.testing.assert_array_equal(available, [False, False, True, False])
@@ -65,7 +76,7 @@ def test_of_overlapping_files_of_a_sensor_the_first_counts_where_it_has_pixels(t
         save(tmp_path / "second.tif", np.full((32, 32), 2.0, np.float32)),
     )
     modality = Modality("dsm", 1, "metre", "float32", (0.0,), (1.0,))
-    scene = Scene([Sensor(modality, paths, (), log=False)], Grid(UTM, from_origin(EAST, NORTH, 1, 1), 32, 32))
+    scene = Scene([Sensor(modality, paths, ())], Grid(UTM, from_origin(EAST, NORTH, 1, 1), 32, 32))
     read = scene.read(Tiling(32, 32, 32, 0), 0, 0)
     scene.close()
     assert read is not None

@@ -83,6 +83,9 @@ def test_a_manifest_comes_back_as_it_was_written(tmp_path_factory: pytest.TempPa
                 data.draw(st.sampled_from(DTYPES)),
                 data.draw(values),
                 data.draw(values),
+                data.draw(st.sampled_from([(), tuple(f"band {i}" for i in range(bands))])),
+                data.draw(st.booleans()),
+                data.draw(st.none() | st.tuples(st.floats(-9, 0), st.floats(1, 9))),
             )
         )
     classes = tuple(data.draw(st.lists(st.text(min_size=1, max_size=6), min_size=1, max_size=5, unique=True)))
@@ -223,6 +226,8 @@ def test_a_set_of_another_schema_is_told_by_field() -> None:
         ({"modalities": (Modality("near ir", 1, "", "uint8"),)}, "'near ir'"),
         ({"modalities": (Modality("nir", 0, "", "uint8"),)}, "0 bands"),
         ({"modalities": (Modality("nir", 1, "", "complex64"),)}, "complex64"),
+        ({"modalities": (Modality("nir", 1, "", "uint8", band_names=("a", "b")),)}, "2 names"),
+        ({"modalities": (Modality("sar", 1, "", "float32", clip=(20.0, -30.0)),)}, "clipped to 20 to -30"),
         ({"classes": ("a", "a")}, "twice"),
         ({"classes": ("a", "b", "c")}, "palette"),
         ({"tile": 0}, "tile"),
@@ -231,6 +236,13 @@ def test_a_set_of_another_schema_is_told_by_field() -> None:
 def test_a_schema_that_cannot_be_is_refused(change: dict[str, Any], says: str) -> None:
     with pytest.raises(InputError, match=says):
         dataclasses.replace(SCHEMA, **change)
+
+
+def test_a_set_that_says_nothing_of_bands_logarithm_and_clipping_has_the_text_of_before_they_could_be_said() -> None:
+    # Checkpoints hold the hash of this text.
+    assert set(json.loads(manifest_to_json(MANIFEST))["schema"]["modalities"][0]) == {
+        "name", "bands", "unit", "dtype", "mean", "std",
+    }  # fmt: skip
 
 
 def test_select_keeps_the_order_asked_for() -> None:

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 from data_prep import dfc2023, doctor
-from data_prep.dfc2023_pixels import DECIBELS
 from data_prep.sources import open_source as open_tree
 from sgma_jax.data.rasters import Rasters
 from sgma_jax.data.schema import IGNORE, Example, read_manifest
@@ -75,7 +74,7 @@ def test_every_pixel_arrives(converted: Path) -> None:
         np.testing.assert_array_equal(example.images["rgb"], np.moveaxis(expected["rgb"], 0, -1))
         np.testing.assert_array_equal(example.images["dsm"], expected["dsm"][0][..., None])
         positive = expected["sar"][0] > 0
-        decibels = np.clip(10 * np.log10(expected["sar"][0][positive].astype(np.float64)), *DECIBELS)
+        decibels = np.clip(10 * np.log10(expected["sar"][0][positive].astype(np.float64)), -30, 20)
         np.testing.assert_allclose(example.images["sar"][positive, 0], decibels, rtol=1e-6)
         np.testing.assert_array_equal(example.available[SAR], positive)
         assert example.available[[RGB, DSM]].all()
@@ -86,6 +85,8 @@ def test_every_pixel_arrives(converted: Path) -> None:
         ("dsm", 1, "float32", "metre"),
         ("sar", 1, "float32", "decibel"),
     ]
+    rgb, _, sar = manifest.schema.modalities
+    assert (rgb.band_names, sar.log, sar.clip) == (("red", "green", "blue"), True, (-30.0, 20.0))
 
 
 def test_black_strips_are_not_available_and_not_background(converted: Path) -> None:

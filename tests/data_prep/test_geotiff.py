@@ -274,6 +274,22 @@ def test_radar_intensities_become_decibels_and_zeros_become_holes(
     assert tile.available[0].sum() == 19 * 20
     np.testing.assert_allclose(tile.images["sar"][4], -30, atol=1e-4)
     np.testing.assert_allclose(tile.images["sar"][5:], 20, atol=1e-4)
+    (sar,) = read_manifest(tmp_path / "out").schema.modalities
+    assert (sar.unit, sar.log) == ("decibel", True)
+
+
+def test_bands_keep_the_names_that_their_file_gives_them_all(
+    tmp_path: Path, write_raster: Write, run_geotiff: Run
+) -> None:
+    folder = tmp_path / "scene"
+    write_raster(folder / "label.tif", np.zeros((20, 20), np.uint8))
+    write_raster(folder / "split.tif", np.ones((20, 20), np.uint8))
+    for name, descriptions in (("optical", ("red", "near infrared")), ("radar", ("VV", None))):
+        with rasterio.open(write_raster(folder / f"{name}.tif", np.full((2, 20, 20), 7, np.uint8)), "r+") as file:
+            file.descriptions = descriptions
+    assert run_geotiff(folder, tmp_path / "out", "--tile", 20)[0] == 0
+    modalities = read_manifest(tmp_path / "out").schema.modalities
+    assert {m.name: m.band_names for m in modalities} == {"optical": ("red", "near infrared"), "radar": ()}
 
 
 def test_rasters_without_crs_of_equal_size_count_as_aligned(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -95,6 +96,24 @@ def test_arrays_give_what_files_give_and_holes_what_fewer_sensors_give(
     np.testing.assert_allclose(both.probabilities[90 + 64 :], alone.probabilities[90 + 64 :], atol=1e-4)
     whole = predict_image(run, {"rgb": rgb, "dsm": np.nan_to_num(height)}, window=64, overlap=32, batch=2)
     np.testing.assert_allclose(both.probabilities[: 90 - 64], whole.probabilities[: 90 - 64], atol=1e-4)
+
+
+def test_intensities_become_the_decibels_that_the_run_was_trained_on(
+    tiny_run: Path, scene: Path, sgma: Command, tmp_path: Path
+) -> None:
+    power = save(tmp_path / "power.tif", 10 ** (bands(scene / "dsm.tif") / 10))
+    asked, known = tmp_path / "asked.tif", tmp_path / "known.tif"
+    expected = tmp_path / "expected.tif"
+    assert sgma("predict", tiny_run, *sensors(scene)[2:], "--out", expected, *MEAN)[0] == 0
+    given = ("--sensor", f"dsm={power}")
+    assert sgma("predict", tiny_run, *given, "--out", asked, *MEAN, "--log-sensors", "dsm")[0] == 0
+    assert (bands(asked)[0] == bands(expected)[0]).mean() > 0.999
+    moved = shutil.copytree(tiny_run, tmp_path / "moved")
+    fields = json.loads((moved / "schema.json").read_text())
+    fields["schema"]["modalities"][1]["log"] = True
+    (moved / "schema.json").write_text(json.dumps(fields))
+    assert sgma("predict", moved, *given, "--out", known, *MEAN)[0] == 0
+    np.testing.assert_array_equal(bands(known), bands(asked))
 
 
 def test_many_scenes_in_one_call_and_the_one_that_fails_is_told_at_the_end(

@@ -108,9 +108,7 @@ def opened(model: LocalModel, files: dict[str, Any], options: PredictOptions = P
     with contextlib.closing(Rasters()) as rasters:
         for modality in model.labels.sensors:
             given = files[modality.name]
-            sensor = Sensor(
-                modality, list_files(modality.name, given if isinstance(given, list) else [given]), (), False
-            )
+            sensor = Sensor(modality, list_files(modality.name, given if isinstance(given, list) else [given]), ())
             check_files(rasters, sensor)
             sensors.append(sensor)
         grid = reference_grid(
