@@ -19,7 +19,8 @@ def decode(value: Any, hint: Any, where: str = "") -> Any:
 
     Takes dataclasses, tuples, dicts with names as keys, unions, literals, finite numbers, text, booleans and None.
     A field that is missing takes its default; one that the dataclass does not know is an error.
-    A dataclass may state the name of its class in `kind`; as one of several of a union it must.
+    A dataclass without a field of that name may state the name of its class in `kind`; as one of several of a union
+    it must.
     Raises InputError that names the field by its dotted path from `where`.
     """
     origin, args = typing.get_origin(hint), typing.get_args(hint)
@@ -36,6 +37,9 @@ def decode(value: Any, hint: Any, where: str = "") -> Any:
         if len(options) == 1:
             return decode(value, options[0], where)
     elif isinstance(hint, type) and dataclasses.is_dataclass(hint):
+        own = any(f.name == "kind" for f in dataclasses.fields(hint))
+        if isinstance(value, dict) and own:
+            return _decode_fields(value, hint, where)
         if isinstance(value, dict) and value.get("kind", hint.__name__) == hint.__name__:
             return _decode_fields({name: item for name, item in value.items() if name != "kind"}, hint, where)
     elif origin is dict and isinstance(value, dict):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -14,7 +15,7 @@ from sgma_jax.config import from_json, to_json
 from sgma_jax.data.schema import read_manifest
 from sgma_jax.decoding import plain, upgraded
 from sgma_jax.errors import InputError
-from sgma_jax.runs.results import read_result, result_file, write_result
+from sgma_jax.runs.results import Corruptions, Evaluation, FailureScores, read_result, result_file, write_result
 from sgma_jax.runs.schema_file import read_run_schema
 from tests.test_config import GOOD
 
@@ -58,7 +59,7 @@ def test_a_file_of_a_newer_version_is_refused_by_name_whatever_file_it_is(tmp_pa
         read_run_schema(tmp_path)
     path = written_by_a_newer_version(result_file(tmp_path, "test"), {"average": 0.5})
     with pytest.raises(InputError, match=rf"test\.json: {newer}"):
-        read_result(path)
+        read_result(path, Evaluation)
 
 
 def test_a_configuration_says_its_version() -> None:
@@ -66,16 +67,44 @@ def test_a_configuration_says_its_version() -> None:
 
 
 def test_numbers_in_files_are_finite(tmp_path: Path) -> None:
-    path = result_file(tmp_path, "test", "_analysis.json")
-    write_result(path, {"a": math.nan, "b": [np.float32("inf"), np.arange(2)], "c": {"d": np.float64(0.5)}})
-    assert json.loads(path.read_text(), parse_constant=lambda word: pytest.fail(word)) == {
-        "version": 1,
-        "a": None,
-        "b": [None, [0, 1]],
-        "c": {"d": 0.5},
-    }
-    assert read_result(path) == {"a": None, "b": [None, [0, 1]], "c": {"d": 0.5}}
+    path = result_file(tmp_path, "test")
+    found = Evaluation(
+        split="test",
+        modalities=("rgb", "dsm"),
+        classes=("a",),
+        missing="skip",
+        subsets=(),
+        average=math.nan,
+        top1=None,
+        last1=None,
+        bernoulli={"0.1": np.float32("inf"), "0.2": np.float64(0.5)},
+        provenance={"counts": np.arange(2), "loss": [-math.inf]},
+    )
+    write_result(path, found)
+    fields = json.loads(path.read_text(), parse_constant=lambda word: pytest.fail(word))
+    assert (fields["version"], fields["average"], fields["bernoulli"]) == (1, None, {"0.1": None, "0.2": 0.5})
+    assert fields["provenance"] == {"counts": [0, 1], "loss": [None]}
+    back = read_result(path, Evaluation)
+    assert back == dataclasses.replace(
+        found, average=None, bernoulli={"0.1": None, "0.2": 0.5}, provenance=fields["provenance"]
+    )
     assert plain(np.float32("nan")) is None
+
+
+def test_a_field_that_is_itself_called_kind_is_a_field(tmp_path: Path) -> None:
+    failure = FailureScores(sensor="rgb", kind="noise", level=0.5, miou=0.5, f1=None, oa=None, iou={"a": 1.0})
+    found = Corruptions(
+        split="test",
+        modalities=("rgb",),
+        classes=("a",),
+        missing="skip",
+        clean=0.5,
+        missing_wholly={"rgb": None},
+        failures=(failure,),
+        provenance={},
+    )
+    write_result(tmp_path / "test_corruptions.json", found)
+    assert read_result(tmp_path / "test_corruptions.json", Corruptions) == found
 
 
 @pytest.mark.parametrize("content", ["[1, 2]", "{", ""])
@@ -83,4 +112,4 @@ def test_a_damaged_result_is_named(content: str, tmp_path: Path) -> None:
     path = tmp_path / "test.json"
     path.write_text(content)
     with pytest.raises(InputError, match=r"test\.json"):
-        read_result(path)
+        read_result(path, Evaluation)

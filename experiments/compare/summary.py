@@ -17,14 +17,14 @@ from experiments.compare.scores import mean_and_sd as over_seeds
 from sgma_jax.errors import InputError
 from sgma_jax.runs.metrics_log import read_metrics
 from sgma_jax.runs.record_confusions import RecordConfusions, read_record_confusions
-from sgma_jax.runs.results import read_result
+from sgma_jax.runs.results import Evaluation, read_result
 
 
 class EvaluatedMember(NamedTuple):
     """A member that is done."""
 
     member: Member
-    report: dict[str, Any]
+    evaluation: Evaluation
     """Its evaluation/<split>.json."""
     records: RecordConfusions
 
@@ -36,13 +36,15 @@ def finished(everything: Sequence[Member], split: str) -> list[EvaluatedMember]:
     for member in everything:
         path = evaluation_path(member, split)
         if path.is_file():
-            report = read_result(path)
+            evaluation = read_result(path, Evaluation)
             runs.append(
-                EvaluatedMember(member, report, read_record_confusions(evaluation_path(member, split, "_records.npz")))
+                EvaluatedMember(
+                    member, evaluation, read_record_confusions(evaluation_path(member, split, "_records.npz"))
+                )
             )
     for run in runs:
         same = run.records.ids == runs[0].records.ids and run.records.subsets == runs[0].records.subsets
-        if not same or run.report["provenance"]["manifest_hash"] != runs[0].report["provenance"]["manifest_hash"]:
+        if not same or run.evaluation.provenance["manifest_hash"] != runs[0].evaluation.provenance["manifest_hash"]:
             raise InputError(
                 f"{run.member.folder} was scored on other data than {runs[0].member.folder}; delete what is out of "
                 f"date, or give another --out."
@@ -62,16 +64,16 @@ def summarise(everything: Sequence[Member], budget: Budget, split: str, referenc
     return {
         "split": split,
         "records": len(runs[0].records.ids),
-        "modalities": runs[0].report["modalities"],
-        "classes": runs[0].report["classes"],
+        "modalities": list(runs[0].evaluation.modalities),
+        "classes": list(runs[0].evaluation.classes),
         "subsets": ["+".join(subset) for subset in runs[0].records.subsets],
         "budget": dataclasses.asdict(budget),
         "methods": {name: _method(of_method, split) for name, of_method in by_method.items()},
         "comparisons": _comparisons(by_method, reference),
         "intervals": {"resamples": RESAMPLES, "confidence": CONFIDENCE, "over": "tiles and seeds"},
         "not_done": [f"{m.method}/{m.seed}" for m in everything if (m.method, m.seed) not in done],
-        "manifest_hash": runs[0].report["provenance"]["manifest_hash"],
-        "code": sorted({run.report["provenance"]["git_revision"] or "of no checkout" for run in runs}),
+        "manifest_hash": runs[0].evaluation.provenance["manifest_hash"],
+        "code": sorted({run.evaluation.provenance["git_revision"] or "of no checkout" for run in runs}),
     }
 
 
@@ -85,7 +87,9 @@ def _method(runs: Sequence[EvaluatedMember], split: str) -> dict[str, Any]:
         "subsets": {"+".join(subset): over_seeds(scores[:, i]) for i, subset in enumerate(subsets)},
         **{name: over_seeds(values) for name, values in measures(scores)._asdict().items()},
         "top1": over_seeds(np.nanmax(scores, 1)),
-        "expected": {p: over_seeds([run.report["bernoulli"][p] for run in runs]) for p in runs[0].report["bernoulli"]},
+        "expected": {
+            p: over_seeds([run.evaluation.bernoulli[p] for run in runs]) for p in runs[0].evaluation.bernoulli
+        },
         "monotony": {"pairs": falls[0]["pairs"], "falls": over_seeds([f["falls"] for f in falls]),
                      "largest_fall": over_seeds([f["largest_fall"] for f in falls])},
         "train_images_per_second": over_seeds([_speed(run.member.folder) for run in runs]),

@@ -10,7 +10,7 @@ import dataclasses
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -22,11 +22,11 @@ from sgma_jax.config import TrainConfig
 from sgma_jax.data.pipeline import evaluation_batches, open_split
 from sgma_jax.data.source import Source
 from sgma_jax.errors import InputError, one_line_errors
-from sgma_jax.evaluation.metrics import Tally, evaluation_report
+from sgma_jax.evaluation.metrics import Tally, make_evaluation
 from sgma_jax.modalities import subsets
 from sgma_jax.runs.folder import read_config
 from sgma_jax.runs.provenance import provenance
-from sgma_jax.runs.results import result_file, write_result
+from sgma_jax.runs.results import Evaluation, result_file, write_result
 from sgma_jax.show.tables import print_evaluation
 from sgma_jax.structs import IGNORE
 
@@ -64,7 +64,7 @@ def tally(model: Sgma, config: TrainConfig, source: Source, device: torch.device
     return totals
 
 
-def evaluate_run(folder: Path, config: TrainConfig, split: str) -> dict[str, Any]:
+def evaluate_run(folder: Path, config: TrainConfig, split: str) -> Evaluation:
     """Score RUN/model.pt on a split, write the JSON, and return what it says."""
     source = open_split(config.data, split)
     path = folder / MODEL_FILE
@@ -82,17 +82,18 @@ def evaluate_run(folder: Path, config: TrainConfig, split: str) -> dict[str, Any
             f"{path} does not hold this network's weights ({str(error).splitlines()[0]}); train the run again."
         ) from error
     totals = tally(model, config, source, device)
-    report = evaluation_report(totals, split, config.data.modalities, config.data.classes)
-    origin = provenance()
-    report["provenance"] = {
-        **origin,
-        "versions": {**origin["versions"], "torch": torch.__version__},
+    ours = provenance()
+    origin = {
+        **ours,
+        "versions": {**ours["versions"], "torch": torch.__version__},
         "checkpoint_step": saved["step"],
         "manifest_hash": source.manifest_hash,
         "trained_on_manifest_hash": saved["manifest_hash"],
     }
-    write_result(result_file(folder, split), report)
-    return report
+    evaluation = make_evaluation(totals, split, config.data.modalities, config.data.classes)
+    evaluation = dataclasses.replace(evaluation, provenance=origin)
+    write_result(result_file(folder, split), evaluation)
+    return evaluation
 
 
 @one_line_errors

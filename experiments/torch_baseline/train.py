@@ -33,7 +33,7 @@ from sgma_jax.config import CrossEntropyConfig, TrainConfig
 from sgma_jax.config_check import check
 from sgma_jax.data.pipeline import open_split, training_batches
 from sgma_jax.errors import InputError, one_line_errors
-from sgma_jax.evaluation.metrics import evaluation_report, score_line
+from sgma_jax.evaluation.metrics import make_evaluation, score_line
 from sgma_jax.files import write_atomically
 from sgma_jax.interop.pretrained import Pretrained, read_pretrained
 from sgma_jax.interop.torch_weights import state_dict_of
@@ -113,7 +113,7 @@ def fit(config: TrainConfig, workdir: Path) -> None:
                 if validation:
                     counted_pixels = tally(model, config, validation, device)
                     line = score_line(
-                        evaluation_report(counted_pixels, "validation", config.data.modalities, config.data.classes)
+                        make_evaluation(counted_pixels, "validation", config.data.modalities, config.data.classes)
                     )
                     log.log(done, "evaluation", line)
                     progress.say(

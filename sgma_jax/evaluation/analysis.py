@@ -24,7 +24,7 @@ from sgma_jax.errors import InputError
 from sgma_jax.evaluation.evaluator import TrainedRun
 from sgma_jax.models.fusions.fused import Fused
 from sgma_jax.models.network import Sgma
-from sgma_jax.runs.results import result_file, write_result
+from sgma_jax.runs.results import Analysis, Evaluation, Separability, result_file, write_result
 from sgma_jax.sharding import put_batch
 from sgma_jax.show.progress import Progress
 from sgma_jax.structs import IGNORE, Batch
@@ -35,21 +35,19 @@ PER_CLASS = 300
 """[C] Positions per class and scale at most: a silhouette compares all with all."""
 
 
-def analyse(run: TrainedRun, evaluation: Mapping[str, Any]) -> dict[str, Any]:
+def analyse(run: TrainedRun, evaluation: Evaluation) -> Analysis:
     """Analyse a run's newest checkpoint on a split; writes RUN/evaluation/<split>_analysis.json and returns what it
     says.
 
-    `evaluation` is what `evaluate` returned for the split. `separability` has, per sensor, stride and kind of
-    features, the silhouette score (-1 to 1) and the variance within each class (0 to 1); None where there were too
-    few positions. `robustness` has, with SGF, per stride and class the mean share of each sensor over the pixels
-    that all sensors see. Raises InputError where several processes would share the work, which it does not know.
+    `evaluation` is what `evaluate` returned for the split. Raises InputError where several processes would share the
+    work, which it does not know.
     """
     if jax.process_count() > 1:
         raise InputError(
             f"--analysis works in one process, and here are {jax.process_count()}; run it on one machine alone."
         )
     config, evaluator, variables = run.config, run.evaluator, run.variables
-    split, sensors, classes = evaluation["split"], config.data.modalities, config.data.classes
+    split, sensors, classes = evaluation.split, config.data.modalities, config.data.classes
     source = open_split(config.data, split)
     look, look_alone = _programs(evaluator.model, len(classes))
     chosen: dict[tuple[str, int, str], list[np.ndarray]] = {}
@@ -74,12 +72,14 @@ def analyse(run: TrainedRun, evaluation: Mapping[str, Any]) -> dict[str, Any]:
                 codes[i].append(pick.codes[pick.codes >= 0])
             progress.update(done + 1)
 
-    found = {
-        **{name: evaluation[name] for name in ("split", "modalities", "classes")},
-        "separability": list(_separability(chosen, codes, classes)),
-        "robustness": _robustness(shares, sensors, classes) if config.model.fusion.weighs_modalities else None,
-        "provenance": evaluation["provenance"],
-    }
+    found = Analysis(
+        split=split,
+        modalities=evaluation.modalities,
+        classes=evaluation.classes,
+        separability=tuple(_separability(chosen, codes, classes)),
+        robustness=_robustness(shares, sensors, classes) if config.model.fusion.weighs_modalities else None,
+        provenance=evaluation.provenance,
+    )
     write_result(result_file(run.folder, split, "_analysis.json"), found)
     return found
 
@@ -162,7 +162,7 @@ def _pick(batch: Batch, names: list[str], stride: int, magnify: int, classes: in
 
 def _separability(
     chosen: Mapping[tuple[str, int, str], list[np.ndarray]], codes: list[list[np.ndarray]], classes: tuple[str, ...]
-) -> Iterator[Any]:
+) -> Iterator[Separability]:
     for (sensor, stride, kind), parts in chosen.items():
         of = np.concatenate(codes[STRIDES.index(stride)])
         vectors = np.concatenate(parts)
@@ -170,14 +170,14 @@ def _separability(
             [np.flatnonzero(of == code)[_spread(int((of == code).sum()))] for code in range(len(classes))]
         )
         vectors, of = unit_length(vectors[kept]), of[kept]
-        yield {
-            "modality": sensor,
-            "stride": stride,
-            "features": kind,
-            "positions": len(of),
-            "silhouette": silhouette(vectors, of),
-            "variance": {name: variance_within(vectors[of == code]) for code, name in enumerate(classes)},
-        }
+        yield Separability(
+            modality=sensor,
+            stride=stride,
+            features=kind,
+            positions=len(of),
+            silhouette=silhouette(vectors, of),
+            variance={name: variance_within(vectors[of == code]) for code, name in enumerate(classes)},
+        )
 
 
 def _spread(count: int) -> np.ndarray:
@@ -221,7 +221,9 @@ def silhouette(vectors: Float[np.ndarray, "vector channels"], codes: Int[np.ndar
     return float(scores.mean())
 
 
-def _robustness(shares: list[list[np.ndarray]], sensors: tuple[str, ...], classes: tuple[str, ...]) -> dict[str, Any]:
+def _robustness(
+    shares: list[list[np.ndarray]], sensors: tuple[str, ...], classes: tuple[str, ...]
+) -> dict[str, dict[str, dict[str, float] | None]]:
     return {
         str(stride): {
             name: {m: float(total[i, k] / pixels[k]) for i, m in enumerate(sensors)} if pixels[k] else None

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import jax
 import numpy as np
 
@@ -12,19 +9,18 @@ from sgma_jax.data.corruptions import corrupt, failures
 from sgma_jax.data.pipeline import evaluation_batches, open_split
 from sgma_jax.evaluation.evaluator import TrainedRun
 from sgma_jax.evaluation.metrics import scores
-from sgma_jax.runs.results import result_file, write_result
+from sgma_jax.runs.results import Corruptions, Evaluation, FailureScores, result_file, write_result
 from sgma_jax.show.progress import Progress
 
 
-def evaluate_failures(run: TrainedRun, evaluation: Mapping[str, Any]) -> dict[str, Any]:
+def evaluate_failures(run: TrainedRun, evaluation: Evaluation) -> Corruptions:
     """Score a run under every failure of `data.corruptions`; writes RUN/evaluation/<split>_corruptions.json and
     returns what it says.
 
     `evaluation` is what `evaluate` returned for the same split and protocol; from it come the scores without any
-    failure and with the sensor wholly missing. Per failure there are mIoU, F1, overall accuracy and IoU per class,
-    as fractions.
+    failure and with the sensor wholly missing.
     """
-    split, config, evaluator, variables = evaluation["split"], run.config, run.evaluator, run.variables
+    split, config, evaluator, variables = evaluation.split, run.config, run.evaluator, run.variables
     source = open_split(config.data, split)
     everything, protocol = config.data.modalities, failures(config.data.modalities)
     classes = len(config.data.classes)
@@ -38,15 +34,19 @@ def evaluate_failures(run: TrainedRun, evaluation: Mapping[str, Any]) -> dict[st
                     variables, corrupt(batch, record_ids, everything, failure), everything
                 )
             progress.update(done + 1)
-    miou = {tuple(row["modalities"]): row["miou"] for row in evaluation["subsets"]}
-    found = {
-        **{name: evaluation[name] for name in ("split", "modalities", "classes", "missing")},
-        "clean": miou[everything],
-        "missing_wholly": {sensor: miou.get(tuple(m for m in everything if m != sensor)) for sensor in everything},
-        "failures": [
-            {**failure._asdict(), **scores(matrix, config.data.classes)} for failure, matrix in totals.items()
-        ],
-        "provenance": evaluation["provenance"],
-    }
+    miou = {row.modalities: row.miou for row in evaluation.subsets}
+    found = Corruptions(
+        split=split,
+        modalities=evaluation.modalities,
+        classes=evaluation.classes,
+        missing=evaluation.missing,
+        clean=miou[everything],
+        missing_wholly={sensor: miou.get(tuple(m for m in everything if m != sensor)) for sensor in everything},
+        failures=tuple(
+            FailureScores(**failure._asdict(), **vars(scores(matrix, config.data.classes)))
+            for failure, matrix in totals.items()
+        ),
+        provenance=evaluation.provenance,
+    )
     write_result(result_file(run.folder, split, "_corruptions.json", run.missing), found)
     return found

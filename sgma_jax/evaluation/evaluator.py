@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -24,7 +25,7 @@ from sgma_jax.evaluation.metrics import (
     Tally,
     confidence_histogram,
     confusion_matrix,
-    evaluation_report,
+    make_evaluation,
 )
 from sgma_jax.modalities import subsets
 from sgma_jax.models.devices import sum_over_devices, sum_over_rows
@@ -33,7 +34,7 @@ from sgma_jax.runs.checkpoints import restore_newest_model
 from sgma_jax.runs.folder import read_config
 from sgma_jax.runs.provenance import provenance
 from sgma_jax.runs.record_confusions import RecordConfusions, write_record_confusions
-from sgma_jax.runs.results import result_file, write_result
+from sgma_jax.runs.results import Evaluation, result_file, write_result
 from sgma_jax.sharding import batch_specs, check_batch_size, everywhere, make_mesh, put_batch, replicated, with_sharding
 from sgma_jax.show.pictures import AnsweredScene, sampling_picture, scene_picture
 from sgma_jax.show.progress import Progress
@@ -166,9 +167,9 @@ class Evaluator:
         _, confusions, _, _ = self._counts(variables, put_batch(batch, self.mesh), subset)
         return np.asarray(confusions).sum(0, dtype=np.int64)
 
-    def report(self, tallies: dict[tuple[str, ...], Tally], split: str) -> dict[str, Any]:
-        """The evaluation as RUN/evaluation/<split>.json has it, without provenance."""
-        return evaluation_report(tallies, split, self.model.modalities, self.classes, self.missing)
+    def evaluation(self, tallies: dict[tuple[str, ...], Tally], split: str) -> Evaluation:
+        """Return what the counts come to, without provenance."""
+        return make_evaluation(tallies, split, self.model.modalities, self.classes, self.missing)
 
 
 class TrainedRun:
@@ -206,7 +207,7 @@ class TrainedRun:
 
 def evaluate(
     run: TrainedRun | Path | str, *, split: str = "validation", pictures: int = 0, missing: Missing = "skip"
-) -> dict[str, Any]:
+) -> Evaluation:
     """Score a run's newest checkpoint on a split; writes RUN/evaluation/<split>.json and returns what it says.
 
     A folder is opened with `missing`; a `TrainedRun` brings its own. `pictures` is the number of records that are
@@ -222,13 +223,13 @@ def evaluate(
     with Progress(f"evaluating {split}", -(-len(source) // config.data.evaluation_batch_size)) as progress:
         records: dict[int, dict[tuple[str, ...], np.ndarray]] = {}
         tallies = evaluator.tally(variables, batches, progress.update, records)
-    report = evaluator.report(tallies, split)
-    report["provenance"] = {
+    origin = {
         **provenance(),
         "checkpoint_step": step,
         "manifest_hash": source.manifest_hash,
         "trained_on_manifest_hash": trained_on,
     }
+    evaluation = dataclasses.replace(evaluator.evaluation(tallies, split), provenance=origin)
     ids = tuple(source.record_id(number) for number in sorted(records))
     confusions = np.stack([np.stack([records[number][s] for s in evaluator.subsets]) for number in sorted(records)])
     # The records first: whoever finds the scores finds these too.
@@ -236,11 +237,11 @@ def evaluate(
         result_file(folder, split, "_records.npz", missing),
         RecordConfusions(ids, tuple(evaluator.subsets), confusions),
     )
-    write_result(result_file(folder, split, missing=missing), report)
+    write_result(result_file(folder, split, missing=missing), evaluation)
     if pictures:
         draw_pictures(folder / "pictures", evaluator, variables, source, config.data, pictures)
         sampling_picture(folder / "pictures" / "training.png", folder / "metrics.jsonl")
-    return report
+    return evaluation
 
 
 def answer_records(

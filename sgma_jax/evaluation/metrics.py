@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from sgma_jax.runs.results import Bin, Calibration, Evaluation, Extreme, Scores, SubsetScores
 from sgma_jax.structs import IGNORE
 
 CALIBRATION_BINS = 15
@@ -62,29 +63,28 @@ def confidence_histogram(
     return jnp.bincount(cell.reshape(-1), length=2 * levels + 1)[:-1].reshape(levels, 2).astype(jnp.int32)
 
 
-def calibration(confidences: Int[np.ndarray, "levels 2"]) -> dict[str, Any]:
-    """Expected calibration error (ECE) and, per bin of confidence, pixels, their mean confidence and the share that
-    is right.
+def calibration(confidences: Int[np.ndarray, "levels 2"]) -> Calibration:
+    """Return the expected calibration error (ECE) and the bins that it is of.
 
     The ECE is the mean of |share right - mean confidence| over the bins, weighted by their pixels (Guo et al., arXiv
-    1706.04599). Shares are fractions; None where nothing was counted.
+    1706.04599).
     """
     centres = (np.arange(len(confidences)) + 0.5) / len(confidences)
     by_bin = confidences.astype(np.int64).reshape(CALIBRATION_BINS, -1, 2)
     pixels = by_bin.sum((1, 2))
     confidence = (by_bin.sum(2) * centres.reshape(CALIBRATION_BINS, -1)).sum(1) / np.maximum(pixels, 1)
     accuracy = by_bin[..., 1].sum(1) / np.maximum(pixels, 1)
-    return {
-        "ece": float((pixels * np.abs(accuracy - confidence)).sum() / pixels.sum()) if pixels.any() else None,
-        "bins": [
-            {"pixels": int(n), "confidence": float(c) if n else None, "accuracy": float(a) if n else None}
+    return Calibration(
+        ece=float((pixels * np.abs(accuracy - confidence)).sum() / pixels.sum()) if pixels.any() else None,
+        bins=tuple(
+            Bin(int(n), float(c) if n else None, float(a) if n else None)
             for n, c, a in zip(pixels, confidence, accuracy, strict=True)
-        ],
-    }
+        ),
+    )
 
 
-def scores(confusion: Int[np.ndarray, "classes classes"], classes: Sequence[str]) -> dict[str, Any]:
-    """mIoU, mean F1, overall accuracy and IoU per class, as fractions; None where nothing was counted.
+def scores(confusion: Int[np.ndarray, "classes classes"], classes: Sequence[str]) -> Scores:
+    """Return the scores of a confusion matrix.
 
     Classes that appear neither in the labels nor in the predictions have no score and do not count in the means.
     """
@@ -94,20 +94,30 @@ def scores(confusion: Int[np.ndarray, "classes classes"], classes: Sequence[str]
     exists = union > 0
     iou, f1 = hits / np.maximum(union, 1), 2 * hits / np.maximum(labelled + predicted, 1)
     if not exists.any():
-        return {"miou": None, "f1": None, "oa": None, "iou": dict.fromkeys(classes)}
-    return {
-        "miou": float(iou[exists].mean()),
-        "f1": float(f1[exists].mean()),
-        "oa": float(hits.sum() / confusion.sum()),
-        "iou": {name: float(v) if e else None for name, v, e in zip(classes, iou, exists, strict=True)},
-    }
+        return Scores(miou=None, f1=None, oa=None, iou=dict.fromkeys(classes))
+    return Scores(
+        miou=float(iou[exists].mean()),
+        f1=float(f1[exists].mean()),
+        oa=float(hits.sum() / confusion.sum()),
+        iou={name: float(v) if e else None for name, v, e in zip(classes, iou, exists, strict=True)},
+    )
 
 
 FAILURE_PROBABILITIES = (0.05, 0.1, 0.2)
 
 
-def summarise(miou: Mapping[tuple[str, ...], float | None], modalities: tuple[str, ...]) -> dict[str, Any]:
-    """Average, Top-1 and Last-1 over the subsets [P], and the expected mIoU when every sensor fails independently.
+class Summary(NamedTuple):
+    """Averages and extremes over the subsets."""
+
+    average: float | None
+    top1: Extreme | None
+    last1: Extreme | None
+    bernoulli: dict[str, float | None]
+
+
+def summarise(miou: Mapping[tuple[str, ...], float | None], modalities: tuple[str, ...]) -> Summary:
+    """Return Average, Top-1 and Last-1 over the subsets [P], and the expected mIoU when every sensor fails
+    independently.
 
     `bernoulli` maps a failure probability to the mean over subsets, weighted by each subset's probability given that
     at least one sensor is left. Subsets without a score (nothing to score them on) are left out, and the weights
@@ -115,55 +125,54 @@ def summarise(miou: Mapping[tuple[str, ...], float | None], modalities: tuple[st
     """
     known = {subset: value for subset, value in miou.items() if value is not None}
     if not known:
-        return {
-            "average": None,
-            "top1": None,
-            "last1": None,
-            "bernoulli": {str(p): None for p in FAILURE_PROBABILITIES},
-        }
+        return Summary(None, None, None, {str(p): None for p in FAILURE_PROBABILITIES})
     best, worst = max(known, key=lambda s: known[s]), min(known, key=lambda s: known[s])
-    bernoulli = {}
+    bernoulli: dict[str, float | None] = {}
     for p in FAILURE_PROBABILITIES:
         weights = {s: (1 - p) ** len(s) * p ** (len(modalities) - len(s)) for s in known}
         bernoulli[str(p)] = sum(weights[s] * known[s] for s in known) / sum(weights.values())
-    return {
-        "average": sum(known.values()) / len(known),
-        "top1": {"modalities": list(best), "miou": known[best]},
-        "last1": {"modalities": list(worst), "miou": known[worst]},
-        "bernoulli": bernoulli,
-    }
+    average = sum(known.values()) / len(known)
+    return Summary(average, Extreme(best, known[best]), Extreme(worst, known[worst]), bernoulli)
 
 
-def evaluation_report(
+def make_evaluation(
     tallies: Mapping[tuple[str, ...], Tally],
     split: str,
     modalities: tuple[str, ...],
     classes: Sequence[str],
     missing: str = "skip",
-) -> dict[str, Any]:
-    """The evaluation as RUN/evaluation/<split>.json has it, without provenance.
+) -> Evaluation:
+    """Return the evaluation that the counts of every subset come to, without provenance.
 
-    `missing` is what absent sensors were. Per subset `coverage` is the share of labelled pixels that its sensors saw
-    at all; the scores are over those. `confusion` has a row per label and a column per prediction, in pixels;
-    `calibration` is that of the function of that name, None where confidences were not counted.
+    `missing` is what absent sensors were.
     """
-    rows, miou = [], {}
-    for subset, tally in tallies.items():
-        row = scores(tally.confusion, classes)
-        miou[subset] = row["miou"]
-        rows.append({
-            "modalities": list(subset),
-            **row,
-            "coverage": float(tally.confusion.sum() / tally.labelled) if tally.labelled else None,
-            "confusion": tally.confusion.tolist(),
-            "calibration": None if tally.confidences is None else calibration(tally.confidences),
-        })  # fmt: skip
-    header = {"split": split, "modalities": list(modalities), "classes": list(classes), "missing": missing}
-    return {**header, "subsets": rows, **summarise(miou, modalities)}
+    rows = tuple(
+        SubsetScores(
+            modalities=subset,
+            **vars(scores(tally.confusion, classes)),
+            coverage=float(tally.confusion.sum() / tally.labelled) if tally.labelled else None,
+            confusion=tuple(tuple(row) for row in tally.confusion.tolist()),
+            calibration=None if tally.confidences is None else calibration(tally.confidences),
+        )
+        for subset, tally in tallies.items()
+    )
+    return Evaluation(
+        split=split,
+        modalities=tuple(modalities),
+        classes=tuple(classes),
+        missing=missing,
+        subsets=rows,
+        **summarise({row.modalities: row.miou for row in rows}, modalities)._asdict(),
+        provenance={},
+    )
 
 
-def score_line(report: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the part of an `evaluation_report` that a line of metrics.jsonl holds: the mIoU of every subset, their
-    average and the worst."""
-    miou = {"+".join(row["modalities"]): row["miou"] for row in report["subsets"]}
-    return {"average": report["average"], "last1": report["last1"]["miou"] if report["last1"] else None, "miou": miou}
+def score_line(evaluation: Evaluation) -> dict[str, Any]:
+    """Return the part of an evaluation that a line of metrics.jsonl holds: the mIoU of every subset, their average and
+    the worst."""
+    miou = {"+".join(row.modalities): row.miou for row in evaluation.subsets}
+    return {
+        "average": evaluation.average,
+        "last1": evaluation.last1.miou if evaluation.last1 else None,
+        "miou": miou,
+    }

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from markupsafe import Markup, escape
 
-from sgma_jax.report.records import Calibration
+from sgma_jax.runs.results import Calibration
 from sgma_jax.show.tables import percent
 
 WIDTH, HEIGHT = 400, 240

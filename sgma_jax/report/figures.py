@@ -10,7 +10,8 @@ from markupsafe import Markup
 
 from sgma_jax.config import MAY_CHANGE, TrainConfig, differences
 from sgma_jax.report.charts import Axis, Line, line_chart, reliability_chart
-from sgma_jax.report.records import ReportedRun, SubsetScores
+from sgma_jax.report.records import ReportedRun
+from sgma_jax.runs.results import SubsetScores
 
 SENSOR_COLOURS = 8
 """How many colours style.css has for sensors; further ones begin again, dashed."""

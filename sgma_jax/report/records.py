@@ -10,81 +10,13 @@ from typing import Any
 
 from sgma_jax.config import TrainConfig
 from sgma_jax.data.schema import Manifest
-from sgma_jax.decoding import decode
 from sgma_jax.errors import InputError
 from sgma_jax.report.scenes import SceneAnswers
 from sgma_jax.runs.metrics_log import FILE_NAME, read_metrics
 from sgma_jax.runs.provenance import STARTS_FILE
-from sgma_jax.runs.results import read_result, result_file
+from sgma_jax.runs.results import Evaluation, read_result, result_file
 
 PRETRAINED_FILE = "pretrained.json"
-
-
-@dataclass(frozen=True)
-class Bin:
-    """One bin of confidence, as `metrics.calibration` counts it."""
-
-    pixels: int
-    confidence: float | None
-    accuracy: float | None
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """How far the probabilities of a subset's answers can be believed."""
-
-    ece: float | None
-    bins: tuple[Bin, ...]
-
-
-@dataclass(frozen=True)
-class SubsetScores:
-    """Scores of one subset of the sensors; fractions, None where nothing was counted."""
-
-    modalities: tuple[str, ...]
-    miou: float | None
-    f1: float | None
-    oa: float | None
-    iou: dict[str, float | None]
-    coverage: float | None
-    confusion: tuple[tuple[int, ...], ...]
-    """Pixels by label (row) and prediction (column)."""
-    calibration: Calibration | None
-    """None where the program that scored did not count confidences, as that of experiments/torch_baseline."""
-
-
-@dataclass(frozen=True)
-class Extreme:
-    """The best or the worst subset."""
-
-    modalities: tuple[str, ...]
-    miou: float
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """RUN/evaluation/<split>.json, as `sgma evaluate` writes it."""
-
-    split: str
-    modalities: tuple[str, ...]
-    classes: tuple[str, ...]
-    missing: str
-    subsets: tuple[SubsetScores, ...]
-    average: float | None
-    top1: Extreme | None
-    last1: Extreme | None
-    bernoulli: dict[str, float | None]
-    """Expected mIoU by the probability with which each sensor fails."""
-    provenance: dict[str, Any]
-
-    def of(self, modalities: Sequence[str]) -> SubsetScores:
-        """Scores of these sensors."""
-        return next(s for s in self.subsets if s.modalities == tuple(modalities))
-
-    @property
-    def full(self) -> SubsetScores:
-        """Scores of all sensors together."""
-        return self.of(self.modalities)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,11 +62,7 @@ def read_evaluation(folder: Path, split: str) -> Evaluation:
         raise InputError(
             f"{folder} was not scored on {split!r}: {path} is missing. Run {command} first, or name another --split."
         )
-    try:
-        evaluation: Evaluation = decode(read_result(path), Evaluation)
-    except InputError as error:
-        raise InputError(f"{path}: {error} It may be of an earlier version; run {command} again.") from error
-    return evaluation
+    return read_result(path, Evaluation)
 
 
 def check_comparable(runs: Sequence[ReportedRun]) -> None:

@@ -14,13 +14,14 @@ from rich.table import Table
 from rich.text import Text
 
 from sgma_jax.data.schema import Manifest
+from sgma_jax.runs.results import Analysis, Corruptions, Evaluation, Separability
 
 BAR_WIDTH = 20
 PIPED_WIDTH = 200
 """Columns where the output is no terminal, so that nothing is cut off."""
 
 
-def print_evaluation(evaluation: Mapping[str, Any], console: Console | None = None) -> None:
+def print_evaluation(evaluation: Evaluation, console: Console | None = None) -> None:
     """Print an evaluation (`evaluation/<split>.json`): scores of every subset of the sensors, then the paper's
     summaries.
 
@@ -38,14 +39,14 @@ def print_evaluation(evaluation: Mapping[str, Any], console: Console | None = No
     console.print(class_table(evaluation))
 
 
-def subset_table(evaluation: Mapping[str, Any], *, classes: bool = True) -> Table:
+def subset_table(evaluation: Evaluation, *, classes: bool = True) -> Table:
     """One row per subset with mIoU, F1, OA, a bar and the classes' IoU, then Average, Top-1, Last-1 and the expected
     mIoU."""
-    subsets, names = evaluation["subsets"], evaluation["classes"] if classes else []
-    partial = any(s.get("coverage") not in (None, 1.0) for s in subsets)
+    names = evaluation.classes if classes else ()
+    partial = any(s.coverage not in (None, 1.0) for s in evaluation.subsets)
     title = (
-        f"{evaluation['split']}: percent, every subset of {len(evaluation['modalities'])} sensors "
-        f"({_protocol(evaluation['missing'])})"
+        f"{evaluation.split}: percent, every subset of {len(evaluation.modalities)} sensors "
+        f"({_protocol(evaluation.missing)})"
     )
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), collapse_padding=True)
     table.add_column("sensors", no_wrap=True)
@@ -53,35 +54,35 @@ def subset_table(evaluation: Mapping[str, Any], *, classes: bool = True) -> Tabl
     table.add_column("", no_wrap=True, width=BAR_WIDTH)
     for name in ["F1", "OA", *(["coverage"] if partial else []), *names]:
         table.add_column(name, justify="right", no_wrap=True)
-    for subset in subsets:
-        cells = [percent(subset["f1"]), percent(subset["oa"])]
-        cells += [percent(subset.get("coverage"))] if partial else []
-        cells += [percent(subset["iou"].get(name)) for name in names]
-        table.add_row(sensors(subset["modalities"]), percent(subset["miou"]), bar(subset["miou"]), *cells)
+    for subset in evaluation.subsets:
+        cells = [percent(subset.f1), percent(subset.oa)]
+        cells += [percent(subset.coverage)] if partial else []
+        cells += [percent(subset.iou.get(name)) for name in names]
+        table.add_row(sensors(subset.modalities), percent(subset.miou), bar(subset.miou), *cells)
     table.add_section()
-    table.add_row("Average", percent(evaluation["average"]), bar(evaluation["average"]))
-    for label, best in (("Top-1", evaluation["top1"]), ("Last-1", evaluation["last1"])):
+    table.add_row("Average", percent(evaluation.average), bar(evaluation.average))
+    for label, best in (("Top-1", evaluation.top1), ("Last-1", evaluation.last1)):
         if best is not None:
-            table.add_row(f"{label} {sensors(best['modalities'])}", percent(best["miou"]), bar(best["miou"]))
-    for probability, miou in evaluation["bernoulli"].items():
+            table.add_row(f"{label} {sensors(best.modalities)}", percent(best.miou), bar(best.miou))
+    for probability, miou in evaluation.bernoulli.items():
         table.add_row(f"each lost with p = {probability}", percent(miou), bar(miou))
     return table
 
 
-def class_table(evaluation: Mapping[str, Any]) -> Table:
+def class_table(evaluation: Evaluation) -> Table:
     """One row per class with its IoU for each sensor alone and for all together."""
-    every = len(evaluation["modalities"])
-    shown = [s for s in evaluation["subsets"] if len(s["modalities"]) in (1, every)]
+    every = len(evaluation.modalities)
+    shown = [s for s in evaluation.subsets if len(s.modalities) in (1, every)]
     table = Table(
         title="IoU per class", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), collapse_padding=True
     )
     table.add_column("class")
     for subset in shown:
         table.add_column(
-            sensors(subset["modalities"]) if len(subset["modalities"]) < every or every == 1 else "all", justify="right"
+            sensors(subset.modalities) if len(subset.modalities) < every or every == 1 else "all", justify="right"
         )
-    for name in evaluation["classes"]:
-        table.add_row(name, *(percent(s["iou"].get(name)) for s in shown))
+    for name in evaluation.classes:
+        table.add_row(name, *(percent(s.iou.get(name)) for s in shown))
     return table
 
 
@@ -106,58 +107,56 @@ def _protocol(missing: str) -> str:
     return "absent sensors are skipped" if missing == "skip" else "absent sensors are zeros"
 
 
-def print_failures(found: Mapping[str, Any], console: Console | None = None) -> None:
+def print_failures(found: Corruptions, console: Console | None = None) -> None:
     """Print what `sgma evaluate --corruptions` found: mIoU of all sensors with one of them failing, a row per kind
     and level."""
     table = Table(
-        title=f"{found['split']}: mIoU of all sensors while one fails (percent)",
+        title=f"{found.split}: mIoU of all sensors while one fails (percent)",
         title_justify="left",
         box=box.SIMPLE_HEAD,
     )
     table.add_column("what fails", no_wrap=True)
-    for sensor in found["modalities"]:
+    for sensor in found.modalities:
         table.add_column(sensor, justify="right", no_wrap=True)
     cells: dict[tuple[str, float], dict[str, str]] = {}
-    for row in found["failures"]:
-        cells.setdefault((row["kind"], row["level"]), {})[row["sensor"]] = percent(row["miou"])
-    table.add_row("nothing", *[percent(found["clean"])] * len(found["modalities"]))
-    table.add_row("it is missing", *(percent(found["missing_wholly"].get(sensor)) for sensor in found["modalities"]))
+    for failure in found.failures:
+        cells.setdefault((failure.kind, failure.level), {})[failure.sensor] = percent(failure.miou)
+    table.add_row("nothing", *[percent(found.clean)] * len(found.modalities))
+    table.add_row("it is missing", *(percent(found.missing_wholly.get(sensor)) for sensor in found.modalities))
     for (kind, level), row in cells.items():
-        table.add_row(f"{kind.replace('_', ' ')} {level:g}", *(row[sensor] for sensor in found["modalities"]))
+        table.add_row(f"{kind.replace('_', ' ')} {level:g}", *(row[sensor] for sensor in found.modalities))
     (console or Console()).print(table)
 
 
-def print_analysis(found: Mapping[str, Any], console: Console | None = None) -> None:
+def print_analysis(found: Analysis, console: Console | None = None) -> None:
     """Print what `sgma evaluate --analysis` found: how well classes part in each sensor's features, then who is
     robust where."""
     console = console or Console()
     table = Table(
-        title=f"{found['split']}: each sensor alone, features of the encoder > after fusion",
+        title=f"{found.split}: each sensor alone, features of the encoder > after fusion",
         title_justify="left",
         box=box.SIMPLE_HEAD,
     )
-    for head in ("sensor", "stride", "silhouette", *(f"variance in {name}" for name in found["classes"])):
+    for head in ("sensor", "stride", "silhouette", *(f"variance in {name}" for name in found.classes)):
         table.add_column(head, justify="left" if head == "sensor" else "right", no_wrap=True)
-    rows: dict[tuple[str, int], dict[str, Any]] = {}
-    for row in found["separability"]:
-        rows.setdefault((row["modality"], row["stride"]), {})[row["features"]] = row
+    rows: dict[tuple[str, int], dict[str, Separability]] = {}
+    for measured in found.separability:
+        rows.setdefault((measured.modality, measured.stride), {})[measured.features] = measured
     for (sensor, stride), pair in rows.items():
         before, after = pair["encoder"], pair["fused"]
-        variances = [_change(before["variance"][name], after["variance"][name]) for name in found["classes"]]
-        table.add_row(sensor, str(stride), _change(before["silhouette"], after["silhouette"]), *variances)
+        variances = [_change(before.variance[name], after.variance[name]) for name in found.classes]
+        table.add_row(sensor, str(stride), _change(before.silhouette, after.silhouette), *variances)
     if not console.is_terminal:
         console.width = max(console.width, PIPED_WIDTH)
     console.print(table)
-    if found["robustness"] is None:
+    if found.robustness is None:
         return
     table = Table(title="mean robustness where all sensors see (percent)", title_justify="left", box=box.SIMPLE_HEAD)
-    for head in ("class", "stride", *found["modalities"]):
+    for head in ("class", "stride", *found.modalities):
         table.add_column(head, justify="left" if head == "class" else "right", no_wrap=True)
-    for name in found["classes"]:
-        for stride, by_class in found["robustness"].items():
-            table.add_row(
-                name, stride, *(percent((by_class[name] or {}).get(sensor)) for sensor in found["modalities"])
-            )
+    for name in found.classes:
+        for side, by_class in found.robustness.items():
+            table.add_row(name, side, *(percent((by_class[name] or {}).get(sensor)) for sensor in found.modalities))
     console.print(table)
 
 

@@ -255,7 +255,7 @@ def _evaluate(
     hosts = {"process": jax.process_index(), "processes": jax.process_count()}
     batches = evaluation_batches(session.config.data, session.validation, **hosts)
     evaluator = session.evaluator
-    scores = score_line(evaluator.report(evaluator.tally(variables, batches, after_batch), "validation"))
+    scores = score_line(evaluator.evaluation(evaluator.tally(variables, batches, after_batch), "validation"))
     session.checkpoints.scored(done, scores["average"])
     if voices.log:
         voices.log.log(done, "evaluation", scores)

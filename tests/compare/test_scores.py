@@ -29,7 +29,7 @@ def test_miou_is_the_evaluations_also_where_a_class_is_absent(seed: int, empty: 
     matrices[:, gone] = 0
     matrices[:, :, gone] = 0
     for matrix, value in zip(matrices, miou(matrices), strict=True):
-        expected = scores_of(matrix, CLASSES)["miou"]
+        expected = scores_of(matrix, CLASSES).miou
         assert np.isnan(value) if expected is None else value == pytest.approx(expected, abs=1e-12)
 
 

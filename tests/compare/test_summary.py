@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,8 +16,9 @@ from experiments.compare.summary import summarise
 from experiments.compare.tables import markdown
 from experiments.demo import config as demo
 from sgma_jax.errors import InputError
-from sgma_jax.evaluation.metrics import Tally, evaluation_report
+from sgma_jax.evaluation.metrics import Tally, make_evaluation
 from sgma_jax.runs.record_confusions import RecordConfusions, write_record_confusions
+from sgma_jax.runs.results import Analysis, Corruptions, FailureScores, Separability, result_file, write_result
 
 SUBSETS = (("rgb",), ("dsm",), ("rgb", "dsm"))
 BUDGET = Budget(100, 2.0, 1.2, "two cores")
@@ -27,13 +30,15 @@ def write_run(member: Member, skill: float, *, data: str = "same", records: int 
     counts = rng.integers(5, 15, size=(records, 3, 2, 2))
     counts = np.round(counts * np.where(np.eye(2, dtype=bool), skill, 1 - skill)).astype(np.int32)
     tallies = {s: Tally(m, int(m.sum())) for s, m in zip(SUBSETS, counts.sum(0, dtype=np.int64), strict=True)}
-    report = evaluation_report(tallies, "test", ("rgb", "dsm"), ("a", "b"))
-    report["provenance"] = {"manifest_hash": data, "git_revision": "abc"}
+    evaluation = dataclasses.replace(
+        make_evaluation(tallies, "test", ("rgb", "dsm"), ("a", "b")),
+        provenance={"manifest_hash": data, "git_revision": "abc"},
+    )
     folder = member.folder / "evaluation"
     write_record_confusions(
         folder / "test_records.npz", RecordConfusions(tuple(map(str, range(records))), SUBSETS, counts)
     )
-    (folder / "test.json").write_text(json.dumps(report))
+    write_result(folder / "test.json", evaluation)
     lines = [
         {"step": 10 * i, "kind": "train", "images_per_second": 5.0, "sampling": {"rgb": 0.4, "dsm": 0.6}}
         for i in range(1, 8)
@@ -115,21 +120,31 @@ def test_runs_that_were_scored_on_other_data_are_refused(everything: list[Member
 
 def write_extras(member: Member, clean: float) -> None:
     """What `sgma evaluate --corruptions --analysis` leaves, each figure a known distance from `clean`."""
-    failures = [
-        {"sensor": s, "kind": kind, "level": level, "miou": clean - loss - level}
+    common: dict[str, Any] = {"split": "test", "modalities": ("rgb", "dsm"), "classes": ("a", "b"), "provenance": {}}
+    failures = tuple(
+        FailureScores(sensor=s, kind=kind, level=level, miou=clean - loss - level, f1=None, oa=None, iou={})
         for s, loss in (("rgb", 0.1), ("dsm", 0.2))
         for kind in ("partial_missing", "misregistration")
         for level in (0.01, 0.03)
-    ]
-    corruptions = {"clean": clean, "missing_wholly": {"rgb": clean - 0.4, "dsm": clean - 0.2}, "failures": failures}
-    separability = [
-        {"modality": s, "stride": 4, "features": features, "silhouette": clean if features == "fused" else None}
+    )
+    missing = {"rgb": clean - 0.4, "dsm": clean - 0.2}
+    corruptions = Corruptions(**common, missing="skip", clean=clean, missing_wholly=missing, failures=failures)
+    separability = tuple(
+        Separability(
+            modality=s,
+            stride=4,
+            features=features,
+            positions=9,
+            silhouette=clean if features == "fused" else None,
+            variance={},
+        )
         for s in ("rgb", "dsm")
         for features in ("encoder", "fused")
-    ]
-    analysis = {"separability": separability, "robustness": {"4": {"a": {"rgb": clean, "dsm": 1 - clean}, "b": None}}}
-    for what, found in (("corruptions", corruptions), ("analysis", analysis)):
-        (member.folder / "evaluation" / f"test_{what}.json").write_text(json.dumps(found))
+    )
+    robustness: Any = {"4": {"a": {"rgb": clean, "dsm": 1 - clean}, "b": None}}
+    analysis = Analysis(**common, separability=separability, robustness=robustness)
+    write_result(result_file(member.folder, "test", "_corruptions.json"), corruptions)
+    write_result(result_file(member.folder, "test", "_analysis.json"), analysis)
 
 
 def test_failing_sensors_and_robustness_are_means_over_the_seeds_that_were_looked_at(everything: list[Member]) -> None:

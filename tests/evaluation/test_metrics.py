@@ -19,11 +19,12 @@ from sgma_jax.evaluation.metrics import (
     calibration,
     confidence_histogram,
     confusion_matrix,
-    evaluation_report,
+    make_evaluation,
     scores,
     summarise,
 )
 from sgma_jax.modalities import subsets
+from sgma_jax.runs.results import Extreme
 from sgma_jax.structs import IGNORE
 
 CLASSES = ("road", "roof", "lawn", "tree")
@@ -89,20 +90,20 @@ def test_calibration_is_that_of_a_loop_over_the_pixels(
         (confidence * np.float32(CALIBRATION_BINS * LEVELS_PER_BIN)).astype(int) // LEVELS_PER_BIN, CALIBRATION_BINS - 1
     )
     error = 0.0
-    for number, values in enumerate(got["bins"]):
+    for number, values in enumerate(got.bins):
         pixels = inside & (of == number)
-        assert values["pixels"] == pixels.sum()
+        assert values.pixels == pixels.sum()
         if pixels.any():
             accuracy, mean = (labels == predictions)[pixels].mean(), confidence[pixels].mean()
-            assert values["accuracy"] == pytest.approx(accuracy)
-            assert values["confidence"] == pytest.approx(mean, abs=0.5 / (CALIBRATION_BINS * LEVELS_PER_BIN) + 1e-6)
+            assert values.accuracy == pytest.approx(accuracy)
+            assert values.confidence == pytest.approx(mean, abs=0.5 / (CALIBRATION_BINS * LEVELS_PER_BIN) + 1e-6)
             error += pixels.sum() * abs(accuracy - mean)
         else:
-            assert values["accuracy"] is values["confidence"] is None
+            assert values.accuracy is values.confidence is None
     if inside.any():
-        assert got["ece"] == pytest.approx(error / inside.sum(), abs=1e-3)
+        assert got.ece == pytest.approx(error / inside.sum(), abs=1e-3)
     else:
-        assert got["ece"] is None
+        assert got.ece is None
 
 
 def test_an_evaluation_names_matrix_coverage_and_calibration_of_every_subset() -> None:
@@ -117,20 +118,21 @@ def test_an_evaluation_names_matrix_coverage_and_calibration_of_every_subset() -
         ("sar",): Tally(matrix, 6),
         ("rgb", "sar"): Tally(0 * matrix, 0),
     }
-    report = evaluation_report(tallies, "test", ("rgb", "sar"), CLASSES)
-    rgb, sar, both = report["subsets"]
-    assert rgb["confusion"] == (2 * matrix).tolist()
-    assert rgb["coverage"] == pytest.approx(12 / 18)
-    assert rgb["calibration"]["ece"] == pytest.approx(0.0, abs=1e-3)
-    assert rgb["calibration"]["bins"][-1]["pixels"] == 12
-    assert sar["calibration"] is None
-    assert both["coverage"] is None
+    evaluation = make_evaluation(tallies, "test", ("rgb", "sar"), CLASSES)
+    rgb, sar, both = evaluation.subsets
+    assert np.array_equal(rgb.confusion, 2 * matrix)
+    assert rgb.coverage == pytest.approx(12 / 18)
+    assert rgb.calibration is not None
+    assert rgb.calibration.ece == pytest.approx(0.0, abs=1e-3)
+    assert rgb.calibration.bins[-1].pixels == 12
+    assert sar.calibration is None
+    assert both.coverage is None
 
 
 def test_coverage_counts_what_is_seen_not_what_is_right() -> None:
     wrong = np.array([[1, 3], [0, 0]], np.int64)
-    (row,) = evaluation_report({("rgb",): Tally(wrong, 8)}, "test", ("rgb",), ("a", "b"))["subsets"]
-    assert row["coverage"] == 0.5
+    (row,) = make_evaluation({("rgb",): Tally(wrong, 8)}, "test", ("rgb",), ("a", "b")).subsets
+    assert row.coverage == 0.5
 
 
 def test_counts_stay_exact_beyond_two_to_the_24() -> None:
@@ -150,9 +152,9 @@ def test_counts_stay_exact_beyond_two_to_the_24() -> None:
 def test_scores_stay_exact_where_sums_leave_32_bits(dtype: type) -> None:
     many = 2**31 - 1
     got = scores(np.array([[many, many], [0, many]], dtype), ("a", "b"))
-    assert got["oa"] == pytest.approx(2 / 3, rel=1e-12)
-    assert got["iou"] == {"a": pytest.approx(0.5, rel=1e-12), "b": pytest.approx(0.5, rel=1e-12)}
-    assert got["f1"] == pytest.approx(2 / 3, rel=1e-12)
+    assert got.oa == pytest.approx(2 / 3, rel=1e-12)
+    assert got.iou == {"a": pytest.approx(0.5, rel=1e-12), "b": pytest.approx(0.5, rel=1e-12)}
+    assert got.f1 == pytest.approx(2 / 3, rel=1e-12)
 
 
 @given(matrix=matrices)
@@ -166,28 +168,28 @@ def test_scores_are_those_of_the_formulas(matrix: np.ndarray) -> None:
             f1.append(2 * hits / (2 * hits + missed + false))
     known = [v for v in iou.values() if v is not None]
     got = scores(matrix, CLASSES)
-    assert got["iou"] == pytest.approx(iou)
+    assert got.iou == pytest.approx(iou)
     if not known:
-        assert (got["miou"], got["f1"], got["oa"]) == (None, None, None)
+        assert (got.miou, got.f1, got.oa) == (None, None, None)
         return
-    assert got["miou"] == pytest.approx(sum(known) / len(known))
-    assert got["f1"] == pytest.approx(sum(f1) / len(f1))
-    assert got["oa"] == pytest.approx(sum(int(matrix[k, k]) for k in range(K)) / int(matrix.sum()))
+    assert got.miou == pytest.approx(sum(known) / len(known))
+    assert got.f1 == pytest.approx(sum(f1) / len(f1))
+    assert got.oa == pytest.approx(sum(int(matrix[k, k]) for k in range(K)) / int(matrix.sum()))
 
 
 def test_a_class_without_labels_and_predictions_does_not_count_but_one_that_is_only_predicted_does() -> None:
     matrix = np.array([[8, 0, 2], [0, 0, 0], [0, 0, 0]])
     got = scores(matrix, ("a", "nowhere", "predicted"))
-    assert got["iou"] == {"a": pytest.approx(0.8), "nowhere": None, "predicted": 0.0}
-    assert got["miou"] == pytest.approx(0.4)
-    assert got["f1"] == pytest.approx((16 / 18 + 0) / 2)
+    assert got.iou == {"a": pytest.approx(0.8), "nowhere": None, "predicted": 0.0}
+    assert got.miou == pytest.approx(0.4)
+    assert got.f1 == pytest.approx((16 / 18 + 0) / 2)
 
 
 def test_scores_are_of_summed_counts_and_no_mean_of_images() -> None:
     easy, hard = np.array([[98, 0], [0, 2]]), np.array([[0, 0], [8, 0]])
-    together = scores(easy + hard, ("a", "b"))["miou"]
+    together = scores(easy + hard, ("a", "b")).miou
     assert together == pytest.approx((98 / 106 + 2 / 10) / 2)
-    assert together != pytest.approx((scores(easy, ("a", "b"))["miou"] + scores(hard, ("a", "b"))["miou"]) / 2)
+    assert together != pytest.approx((scores(easy, ("a", "b")).miou + scores(hard, ("a", "b")).miou) / 2)
 
 
 def by_failure_patterns(miou: dict[tuple[str, ...], float], modalities: tuple[str, ...], p: float) -> float:
@@ -206,22 +208,23 @@ def test_summary_is_that_of_brute_force(data: st.DataObject, modalities: tuple[s
     miou = {s: data.draw(st.none() | st.floats(0, 1)) for s in subsets(modalities)}
     known = {s: v for s, v in miou.items() if v is not None}
     got = summarise(miou, modalities)
-    assert set(got["bernoulli"]) == {"0.05", "0.1", "0.2"} == {str(p) for p in FAILURE_PROBABILITIES}
+    assert set(got.bernoulli) == {"0.05", "0.1", "0.2"} == {str(p) for p in FAILURE_PROBABILITIES}
     if not known:
-        assert got["average"] is got["top1"] is got["last1"] is None
-        assert set(got["bernoulli"].values()) == {None}
+        assert got.average is got.top1 is got.last1 is None
+        assert set(got.bernoulli.values()) == {None}
         return
-    assert got["average"] == pytest.approx(np.mean(list(known.values())))
-    for name, best in (("top1", max(known.values())), ("last1", min(known.values()))):
-        assert got[name]["miou"] == best == known[tuple(got[name]["modalities"])]
+    assert got.average == pytest.approx(np.mean(list(known.values())))
+    for extreme, best in ((got.top1, max(known.values())), (got.last1, min(known.values()))):
+        assert extreme is not None
+        assert extreme.miou == best == known[extreme.modalities]
     for p in FAILURE_PROBABILITIES:
-        assert got["bernoulli"][str(p)] == pytest.approx(by_failure_patterns(known, modalities, p))
+        assert got.bernoulli[str(p)] == pytest.approx(by_failure_patterns(known, modalities, p))
 
 
 def test_summary_of_the_papers_potsdam_row_is_the_papers() -> None:
     """Table of arXiv 2603.02505, SGMA with PVT-v2-b2."""
     miou = dict(zip(subsets(("R", "D", "N")), (83.51, 57.05, 76.06, 86.62, 84.25, 82.56, 86.84), strict=True))
     got = summarise(miou, ("R", "D", "N"))
-    assert got["average"] == pytest.approx(79.55, abs=0.01)
-    assert got["last1"] == {"modalities": ["D"], "miou": 57.05}
-    assert got["top1"] == {"modalities": ["R", "D", "N"], "miou": 86.84}
+    assert got.average == pytest.approx(79.55, abs=0.01)
+    assert got.last1 == Extreme(("D",), 57.05)
+    assert got.top1 == Extreme(("R", "D", "N"), 86.84)

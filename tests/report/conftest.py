@@ -13,10 +13,11 @@ import pytest
 
 from sgma_jax.config import DataConfig, MeanFusionConfig, SamplingConfig, TrainConfig, to_json
 from sgma_jax.data.schema import IGNORE, Example, Manifest, Modality, Schema, SplitCounts
-from sgma_jax.evaluation.metrics import CALIBRATION_BINS, LEVELS_PER_BIN, Tally, evaluation_report
+from sgma_jax.evaluation.metrics import CALIBRATION_BINS, LEVELS_PER_BIN, Tally, make_evaluation
 from sgma_jax.modalities import subsets
 from sgma_jax.report.records import ReportedRun, read_run
 from sgma_jax.report.scenes import SceneAnswers, draw_scene
+from sgma_jax.runs.results import result_file, write_result
 
 SENSORS, CLASSES = ("rgb", "dsm", "sar"), ("road", "roof", "tree & shrub")
 PALETTE = ((255, 255, 255), (0, 0, 255), (0, 255, 0))
@@ -67,8 +68,8 @@ def made_run(tmp_path: Path) -> MakeRun:
             "manifest_hash": "h",
             "trained_on_manifest_hash": "h",
         }
-        report = {**evaluation_report(tallies, "test", SENSORS, classes), "provenance": provenance}
-        (folder / "evaluation" / "test.json").write_text(json.dumps(report))
+        evaluation = make_evaluation(tallies, "test", SENSORS, classes)
+        write_result(result_file(folder, "test"), dataclasses.replace(evaluation, provenance=provenance))
         (folder / "config.json").write_text(to_json(config))
         lines = [{"step": s, "kind": "train", "loss": 3 / s, "loss_fused": 1 / s} for s in range(1, 41)]
         for line in lines:

@@ -1,35 +1,46 @@
 from __future__ import annotations
 
+import dataclasses
 import io
 from typing import Any
 
 import pytest
 from rich.console import Console
 
+from sgma_jax.runs.results import Evaluation, Extreme, SubsetScores
 from sgma_jax.show.tables import bar, percent, print_evaluation
 
 
-def _evaluation(classes: list[str], **changes: Any) -> dict[str, Any]:
-    iou = dict.fromkeys(classes, 0.5) | {classes[-1]: None}
-    subsets = [
-        {"modalities": names, "miou": miou, "f1": 0.6, "oa": 0.81239, "iou": iou, "coverage": 1.0}
-        for names, miou in ((["rgb"], 0.5), (["sar"], 0.125), (["rgb", "sar"], 0.75))
-    ]
-    return {
-        "split": "test",
-        "modalities": ["rgb", "sar"],
-        "classes": classes,
-        "missing": "skip",
-        "subsets": subsets,
-        "average": 0.4583,
-        "top1": {"modalities": ["rgb", "sar"], "miou": 0.75},
-        "last1": {"modalities": ["sar"], "miou": 0.125},
-        "bernoulli": {"0.05": 0.74, "0.1": 0.73, "0.2": 0.7},
-        "provenance": {},
-    } | changes
+def _evaluation(classes: list[str], **of_subsets: Any) -> Evaluation:
+    """Three subsets; `of_subsets` are fields of theirs."""
+    iou = {**dict.fromkeys(classes, 0.5), classes[-1]: None}
+    fields: dict[str, Any] = {
+        "f1": 0.6,
+        "oa": 0.81239,
+        "iou": iou,
+        "coverage": 1.0,
+        "confusion": (),
+        "calibration": None,
+    }
+    subsets = tuple(
+        SubsetScores(**{"modalities": names, "miou": miou, **fields, **of_subsets})
+        for names, miou in ((("rgb",), 0.5), (("sar",), 0.125), (("rgb", "sar"), 0.75))
+    )
+    return Evaluation(
+        split="test",
+        modalities=("rgb", "sar"),
+        classes=tuple(classes),
+        missing="skip",
+        subsets=subsets,
+        average=0.4583,
+        top1=Extreme(("rgb", "sar"), 0.75),
+        last1=Extreme(("sar",), 0.125),
+        bernoulli={"0.05": 0.74, "0.1": 0.73, "0.2": 0.7},
+        provenance={},
+    )
 
 
-def _printed(evaluation: dict[str, Any], width: int = 100, terminal: bool = False) -> str:
+def _printed(evaluation: Evaluation, width: int = 100, terminal: bool = False) -> str:
     stream = io.StringIO()
     print_evaluation(evaluation, Console(file=stream, width=width, force_terminal=terminal, color_system=None))
     return stream.getvalue()
@@ -55,16 +66,17 @@ def test_a_class_that_does_not_occur_is_a_dash_and_not_a_zero() -> None:
 def test_coverage_is_shown_only_where_a_subset_leaves_pixels_without_data() -> None:
     evaluation = _evaluation(["road", "car"])
     assert "coverage" not in _printed(evaluation)
-    evaluation["subsets"][1]["coverage"] = 0.875
-    assert "coverage" in _printed(evaluation)
-    assert "87.50" in _printed(evaluation)
+    rgb, sar, both = evaluation.subsets
+    partial = dataclasses.replace(evaluation, subsets=(rgb, dataclasses.replace(sar, coverage=0.875), both))
+    assert "coverage" in _printed(partial)
+    assert "87.50" in _printed(partial)
 
 
 def test_a_split_without_any_labelled_pixel_is_a_table_of_dashes() -> None:
-    evaluation = _evaluation(["road", "car"], average=None, top1=None, last1=None, bernoulli={"0.05": None})
-    for subset in evaluation["subsets"]:
-        subset |= {"miou": None, "f1": None, "oa": None, "iou": {"road": None, "car": None}, "coverage": None}
-    row = next(line for line in _printed(evaluation).splitlines() if line.strip().startswith("rgb+sar"))
+    nothing = {"miou": None, "f1": None, "oa": None, "iou": {"road": None, "car": None}, "coverage": None}
+    evaluation = _evaluation(["road", "car"], **nothing)
+    empty = dataclasses.replace(evaluation, average=None, top1=None, last1=None, bernoulli={"0.05": None})
+    row = next(line for line in _printed(empty).splitlines() if line.strip().startswith("rgb+sar"))
     assert row.split() == ["rgb+sar", "-", "-", "-", "-", "-"]
 
 
