@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from sgma_jax.models.fusions.semantic_guided import SemanticGuidedFusion as SemanticGuidedFusion
     from sgma_jax.models.network import Sgma as Sgma
     from sgma_jax.prediction.arrays import predict_image as predict_image
-    from sgma_jax.prediction.network import Run as Run
     from sgma_jax.prediction.options import PredictOptions as PredictOptions
     from sgma_jax.prediction.predict import predict_scene as predict_scene
+    from sgma_jax.runs.run import Run as Run
     from sgma_jax.training.fit import train as train
     from sgma_jax.training.sampling import SamplingTable as SamplingTable
     from sgma_jax.training.step import robustness_report as robustness_report
@@ -41,9 +41,9 @@ _HOMES = {
     "models.fusions.semantic_guided": ("SemanticGuidedFusion",),
     "models.network": ("Sgma",),
     "prediction.arrays": ("predict_image",),
-    "prediction.network": ("Run",),
     "prediction.options": ("PredictOptions",),
     "prediction.predict": ("predict_scene",),
+    "runs.run": ("Run",),
     "training.fit": ("train",),
     "training.sampling": ("SamplingTable",),
     "training.step": ("robustness_report",),

@@ -31,10 +31,12 @@ from experiments.benchmarks.timing import note
 from sgma_jax.config import DataConfig, ModelConfig, PvtV2Config, TrainConfig
 from sgma_jax.errors import one_line_errors
 from sgma_jax.models.network import initial_variables
-from sgma_jax.prediction.network import Run
+from sgma_jax.prediction.network import windows_of
 from sgma_jax.prediction.options import PredictOptions
 from sgma_jax.prediction.predict import default_overlap, open_scene, write_scene
 from sgma_jax.prediction.windows import Tiling
+from sgma_jax.runs.checkpoints import RestoredModel
+from sgma_jax.runs.run import Run
 from sgma_jax.runs.schema_file import RunSchema
 from sgma_jax.sharding import one_device_a_core
 
@@ -61,19 +63,17 @@ class UntrainedRun(Run):
     """A run without a folder: fresh weights, and statistics that any will do for."""
 
     def __init__(self, options: Options) -> None:
-        self.folder = Path("untrained")
         data = DataConfig(modalities=SENSORS, bands=(3, 1, 1, 1), classes=CLASSES, crop=options.window)
-        self.config = TrainConfig(
-            name="untrained", data=data, model=ModelConfig(encoder=PvtV2Config(variant=options.encoder)), steps=1
-        )
+        model = ModelConfig(encoder=PvtV2Config(variant=options.encoder))
+        super().__init__("untrained", TrainConfig(name="untrained", data=data, model=model, steps=1))
         plain = schema(options.window)
         sensors = tuple(dataclasses.replace(m, mean=(50.0,) * m.bands, std=(50.0,) * m.bands) for m in plain.modalities)
         self.schema = RunSchema(dataclasses.replace(plain, modalities=sensors), "untrained")
 
     @functools.cached_property
-    def weights(self) -> tuple[int, dict[str, Any]]:
-        """Fresh ones."""
-        return 0, jax.device_get(jax.jit(lambda: initial_variables(self.config))())
+    def restored(self) -> RestoredModel:
+        """Fresh weights."""
+        return RestoredModel(0, jax.jit(lambda: initial_variables(self.config))(), self.schema.manifest_hash)
 
 
 def write_city(folder: Path, size: int) -> dict[str, Path]:
@@ -102,7 +102,7 @@ def measure(options: Options, folder: Path) -> dict[str, Any]:
     """Medians and spread of both, and their ratio."""
     run = UntrainedRun(options)
     files: dict[str, Path | str | Sequence[Path | str]] = dict(write_city(folder, options.size))
-    model = run.windows(SENSORS, options.window, options.batch)
+    model = windows_of(run, SENSORS, options.window, options.batch)
     chosen = PredictOptions(window=options.window, batch=options.batch, overwrite=True)
     tiling = Tiling(options.size, options.size, options.window, default_overlap(options.window))
     with open_scene(run, files, chosen) as scene:

@@ -30,6 +30,7 @@ from sgma_jax.config_check import check
 from sgma_jax.data.schema import check_expected, read_manifest
 from sgma_jax.errors import InputError, one_line_errors
 from sgma_jax.files import write_atomically
+from sgma_jax.runs.names import METRICS_FILE
 from sgma_jax.runs.results import result_file
 
 
@@ -88,7 +89,7 @@ def agreed_budget(arguments: Arguments, out: Path, base: TrainConfig) -> Budget:
     print(f"calibration: {config.steps} steps of {REFERENCE}", flush=True)
     if wrong := run_sgma(folder, "train", str(folder / PRESET_FILE), "--workdir", str(folder)):
         raise InputError(f"the calibration failed: {wrong}")
-    seconds = seconds_per_step(folder / "metrics.jsonl", config.data.batch_size)
+    seconds = seconds_per_step(folder / METRICS_FILE, config.data.batch_size)
     steps = max(1, int(arguments.budget_minutes * 60 / seconds))
     return fix_budget(out, Budget(steps, float(arguments.budget_minutes), seconds, machine()))
 

@@ -16,6 +16,7 @@ from typing import NamedTuple
 from sgma_jax.config import TrainConfig, differences, from_json, to_json
 from sgma_jax.errors import InputError
 from sgma_jax.files import write_atomically
+from sgma_jax.runs.names import CHECKPOINTS
 from sgma_jax.runs.results import Result, result_file
 
 PRESET_FILE = "preset.json"
@@ -52,7 +53,7 @@ def share(everything: Sequence[Member], shard: str) -> list[Member]:
 
 def is_trained(member: Member) -> bool:
     """Whether its last checkpoint is there, complete."""
-    return (member.folder / "checkpoints" / str(member.config.steps)).is_dir()
+    return (member.folder / CHECKPOINTS / str(member.config.steps)).is_dir()
 
 
 EXTRAS: dict[str, Result] = {"--corruptions": "_corruptions.json", "--analysis": "_analysis.json"}

@@ -16,6 +16,7 @@ from experiments.compare.scores import CONFIDENCE, FEWEST_TILES, RESAMPLES, meas
 from experiments.compare.scores import mean_and_sd as over_seeds
 from sgma_jax.errors import InputError
 from sgma_jax.runs.metrics_log import read_metrics
+from sgma_jax.runs.names import METRICS_FILE
 from sgma_jax.runs.record_confusions import RecordConfusions, read_record_confusions
 from sgma_jax.runs.results import Evaluation, read_result
 
@@ -127,7 +128,7 @@ def _comparisons(by_method: Mapping[str, Sequence[EvaluatedMember]], reference: 
 
 
 def _lines(folder: Path) -> list[dict[str, Any]]:
-    return [line for line in read_metrics(folder / "metrics.jsonl") if line["kind"] == "train"]
+    return [line for line in read_metrics(folder / METRICS_FILE) if line["kind"] == "train"]
 
 
 def _speed(folder: Path) -> float:

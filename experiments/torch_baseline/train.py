@@ -37,8 +37,9 @@ from sgma_jax.evaluation.metrics import make_evaluation, score_line
 from sgma_jax.files import write_atomically
 from sgma_jax.interop.pretrained import Pretrained, read_pretrained
 from sgma_jax.interop.torch_weights import state_dict_of
-from sgma_jax.runs.folder import CHECKPOINTS, prepare_run
+from sgma_jax.runs.folder import prepare_run
 from sgma_jax.runs.metrics_log import MetricsLog
+from sgma_jax.runs.names import CHECKPOINTS
 from sgma_jax.show.progress import Progress
 from sgma_jax.training.sampling import SamplingTable
 

@@ -40,9 +40,9 @@ def evaluate(arguments: list[str]) -> None:
     prepare_jax()
     from sgma_jax.evaluation.analysis import analyse
     from sgma_jax.evaluation.corruptions import evaluate_failures
-    from sgma_jax.evaluation.evaluator import TrainedRun
     from sgma_jax.evaluation.evaluator import evaluate as score
     from sgma_jax.runs.folder import read_config
+    from sgma_jax.runs.run import Run
     from sgma_jax.sharding import one_device_a_core
     from sgma_jax.show.tables import print_analysis, print_evaluation, print_failures
 
@@ -50,8 +50,8 @@ def evaluate(arguments: list[str]) -> None:
     one_device_a_core(config.data.evaluation_batch_size)
     if own.data_path:
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, path=own.data_path))
-    run = TrainedRun(own.run, config, own.missing)
-    evaluation = score(run, split=own.split, pictures=own.pictures)
+    run = Run(own.run, config)
+    evaluation = score(run, split=own.split, pictures=own.pictures, missing=own.missing)
     print_evaluation(evaluation)
     if own.corruptions:
         print_failures(evaluate_failures(run, evaluation))

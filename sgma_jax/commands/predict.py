@@ -70,10 +70,10 @@ def predict(arguments: Sequence[str]) -> None:
     given = parse(PredictArguments, arguments, "sgma predict")
     options = given.options()
     prepare_jax()
-    from sgma_jax.prediction.network import Run
     from sgma_jax.prediction.parts import parts_folder
     from sgma_jax.prediction.predict import merge_shards, predict_scene
     from sgma_jax.prediction.scene_list import read_scene_list
+    from sgma_jax.runs.run import Run
     from sgma_jax.sharding import one_device_a_core
 
     one_device_a_core()  # windows are answered one by one
@@ -165,9 +165,9 @@ def shard_of(text: str) -> tuple[int, int]:
 
 def _predict_many(folder: Path, scenes: Sequence[SceneFiles], out_folder: Path, options: PredictOptions) -> None:
     """Write all scenes into a folder, each as ID.tif; those that fail are told at the end."""
-    from sgma_jax.prediction.network import Run
     from sgma_jax.prediction.parts import parts_folder
     from sgma_jax.prediction.predict import predict_scene
+    from sgma_jax.runs.run import Run
 
     if options.probabilities or options.polygons or options.shard:
         raise InputError("--probabilities, --polygons and --shard are for one scene; with --scenes leave them out.")

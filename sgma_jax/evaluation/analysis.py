@@ -21,10 +21,11 @@ from jaxtyping import Array, Float, Int
 from sgma_jax.availability import STRIDES, Availability
 from sgma_jax.data.pipeline import evaluation_batches, open_split
 from sgma_jax.errors import InputError
-from sgma_jax.evaluation.evaluator import TrainedRun
+from sgma_jax.evaluation.evaluator import evaluator_of
 from sgma_jax.models.fusions.fused import Fused
 from sgma_jax.models.network import Sgma
 from sgma_jax.runs.results import Analysis, Evaluation, Separability, result_file, write_result
+from sgma_jax.runs.run import Run
 from sgma_jax.sharding import put_batch
 from sgma_jax.show.progress import Progress
 from sgma_jax.structs import IGNORE, Batch
@@ -35,7 +36,7 @@ PER_CLASS = 300
 """[C] Positions per class and scale at most: a silhouette compares all with all."""
 
 
-def analyse(run: TrainedRun, evaluation: Evaluation) -> Analysis:
+def analyse(run: Run, evaluation: Evaluation) -> Analysis:
     """Analyse a run's newest checkpoint on a split; writes RUN/evaluation/<split>_analysis.json and returns what it
     says.
 
@@ -46,7 +47,7 @@ def analyse(run: TrainedRun, evaluation: Evaluation) -> Analysis:
         raise InputError(
             f"--analysis works in one process, and here are {jax.process_count()}; run it on one machine alone."
         )
-    config, evaluator, variables = run.config, run.evaluator, run.variables
+    config, evaluator, variables = run.config, evaluator_of(run), run.restored.variables
     split, sensors, classes = evaluation.split, config.data.modalities, config.data.classes
     source = open_split(config.data, split)
     look, look_alone = _programs(evaluator.model, len(classes))

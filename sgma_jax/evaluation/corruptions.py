@@ -7,20 +7,22 @@ import numpy as np
 
 from sgma_jax.data.corruptions import corrupt, failures
 from sgma_jax.data.pipeline import evaluation_batches, open_split
-from sgma_jax.evaluation.evaluator import TrainedRun
+from sgma_jax.evaluation.evaluator import evaluator_of
 from sgma_jax.evaluation.metrics import scores
 from sgma_jax.runs.results import Corruptions, Evaluation, FailureScores, result_file, write_result
+from sgma_jax.runs.run import Run
 from sgma_jax.show.progress import Progress
 
 
-def evaluate_failures(run: TrainedRun, evaluation: Evaluation) -> Corruptions:
+def evaluate_failures(run: Run, evaluation: Evaluation) -> Corruptions:
     """Score a run under every failure of `data.corruptions`; writes RUN/evaluation/<split>_corruptions.json and
     returns what it says.
 
     `evaluation` is what `evaluate` returned for the same split and protocol; from it come the scores without any
     failure and with the sensor wholly missing.
     """
-    split, config, evaluator, variables = evaluation.split, run.config, run.evaluator, run.variables
+    split, config, variables = evaluation.split, run.config, run.restored.variables
+    evaluator = evaluator_of(run, evaluation.missing)
     source = open_split(config.data, split)
     everything, protocol = config.data.modalities, failures(config.data.modalities)
     classes = len(config.data.classes)
@@ -48,5 +50,5 @@ def evaluate_failures(run: TrainedRun, evaluation: Evaluation) -> Corruptions:
         ),
         provenance=evaluation.provenance,
     )
-    write_result(result_file(run.folder, split, "_corruptions.json", run.missing), found)
+    write_result(result_file(run.folder, split, "_corruptions.json", evaluation.missing), found)
     return found

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +13,7 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Int
 
-from sgma_jax.config import DataConfig, TrainConfig
+from sgma_jax.config import DataConfig
 from sgma_jax.data.pipeline import evaluation_batches, open_split, stack
 from sgma_jax.data.source import Source
 from sgma_jax.data.transforms import padding_like, to_sample
@@ -29,18 +28,16 @@ from sgma_jax.evaluation.metrics import (
 )
 from sgma_jax.modalities import subsets
 from sgma_jax.models.devices import sum_over_devices, sum_over_rows
-from sgma_jax.models.network import Sgma, initial_variables, make_model
-from sgma_jax.runs.checkpoints import restore_newest_model
-from sgma_jax.runs.folder import read_config
+from sgma_jax.models.network import Sgma, make_model
+from sgma_jax.runs.names import METRICS_FILE, PICTURES
 from sgma_jax.runs.provenance import provenance
 from sgma_jax.runs.record_confusions import RecordConfusions, write_record_confusions
-from sgma_jax.runs.results import Evaluation, result_file, write_result
-from sgma_jax.sharding import batch_specs, check_batch_size, everywhere, make_mesh, put_batch, replicated, with_sharding
+from sgma_jax.runs.results import Evaluation, Missing, result_file, write_result
+from sgma_jax.runs.run import Run
+from sgma_jax.sharding import batch_specs, check_batch_size, everywhere, make_mesh, put_batch, replicated
 from sgma_jax.show.pictures import AnsweredScene, sampling_picture, scene_picture
 from sgma_jax.show.progress import Progress
 from sgma_jax.structs import IGNORE, Batch, Outputs
-
-Missing = Literal["skip", "zero"]
 
 
 def predict_subset(
@@ -172,53 +169,31 @@ class Evaluator:
         return make_evaluation(tallies, split, self.model.modalities, self.classes, self.missing)
 
 
-class TrainedRun:
-    """A run's newest checkpoint, ready to answer; restored when it is first needed, and once."""
+def evaluator_of(run: Run, missing: Missing = "skip") -> Evaluator:
+    """Return the programs of a run's network, the same for all who ask; compiled when they are first called."""
 
-    def __init__(self, folder: Path | str, config: TrainConfig | None = None, missing: Missing = "skip") -> None:
-        """Take the run's own configuration by default; another one may name another place of the data set.
-
-        `missing` says what absent sensors are. Raises InputError for a folder that is no run.
-        """
-        self.folder, self.missing = Path(folder), missing
-        self.config = config or read_config(self.folder)
-
-    @functools.cached_property
-    def evaluator(self) -> Evaluator:
-        """The network's programs, compiled when they are first called."""
-        mesh, config = make_mesh(1), self.config
+    def make() -> Evaluator:
+        mesh, config = make_mesh(1), run.config
         check_batch_size("data.evaluation_batch_size", config.data.evaluation_batch_size, mesh)
-        return Evaluator(make_model(config), config.data.classes, mesh, self.missing)
+        return Evaluator(make_model(config), config.data.classes, mesh, missing)
 
-    @functools.cached_property
-    def restored(self) -> tuple[int, Any, str]:
-        """Step, variables, and the manifest hash of the data set that it was trained on.
-
-        Raises InputError for a run that has no checkpoint.
-        """
-        shapes = jax.eval_shape(lambda: initial_variables(self.config))
-        return restore_newest_model(self.folder, with_sharding(shapes, self.evaluator.mesh))
-
-    @property
-    def variables(self) -> Any:
-        """Parameters and running statistics."""
-        return self.restored[1]
+    return run.program(("evaluator", missing), make)
 
 
 def evaluate(
-    run: TrainedRun | Path | str, *, split: str = "validation", pictures: int = 0, missing: Missing = "skip"
+    run: Run | Path | str, *, split: str = "validation", pictures: int = 0, missing: Missing = "skip"
 ) -> Evaluation:
     """Score a run's newest checkpoint on a split; writes RUN/evaluation/<split>.json and returns what it says.
 
-    A folder is opened with `missing`; a `TrainedRun` brings its own. `pictures` is the number of records that are
-    drawn. Beside the file lies <split>_records.npz, with each record's confusion matrices. The files of the "zero"
-    protocol are <split>_zero.json and so on. Raises InputError for a folder that is no run or has no checkpoint.
+    `missing` says what absent sensors are; `pictures` is the number of records that are drawn. Beside the file lies
+    <split>_records.npz, with each record's confusion matrices. The files of the "zero" protocol are <split>_zero.json
+    and so on. Raises InputError for a folder that is no run or has no checkpoint.
     """
-    run = run if isinstance(run, TrainedRun) else TrainedRun(run, missing=missing)
-    folder, config, missing = run.folder, run.config, run.missing
+    run = Run.of(run)
+    folder, config = run.folder, run.config
     source = open_split(config.data, split)
     step, variables, trained_on = run.restored
-    evaluator = run.evaluator
+    evaluator = evaluator_of(run, missing)
     batches = evaluation_batches(config.data, source, process=jax.process_index(), processes=jax.process_count())
     with Progress(f"evaluating {split}", -(-len(source) // config.data.evaluation_batch_size)) as progress:
         records: dict[int, dict[tuple[str, ...], np.ndarray]] = {}
@@ -239,8 +214,8 @@ def evaluate(
     )
     write_result(result_file(folder, split, missing=missing), evaluation)
     if pictures:
-        draw_pictures(folder / "pictures", evaluator, variables, source, config.data, pictures)
-        sampling_picture(folder / "pictures" / "training.png", folder / "metrics.jsonl")
+        draw_pictures(folder / PICTURES, evaluator, variables, source, config.data, pictures)
+        sampling_picture(folder / PICTURES / "training.png", folder / METRICS_FILE)
     return evaluation
 
 

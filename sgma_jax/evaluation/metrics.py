@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from sgma_jax.runs.results import Bin, Calibration, Evaluation, Extreme, Scores, SubsetScores
+from sgma_jax.runs.results import Bin, Calibration, Evaluation, Extreme, Missing, Scores, SubsetScores
 from sgma_jax.structs import IGNORE
 
 CALIBRATION_BINS = 15
@@ -140,7 +140,7 @@ def make_evaluation(
     split: str,
     modalities: tuple[str, ...],
     classes: Sequence[str],
-    missing: str = "skip",
+    missing: Missing = "skip",
 ) -> Evaluation:
     """Return the evaluation that the counts of every subset come to, without provenance.
 

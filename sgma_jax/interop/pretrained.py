@@ -24,9 +24,9 @@ from sgma_jax.interop.torch_weights import ImportedEncoder, encoder_shapes, impo
 from sgma_jax.interop.weight_files import read_safetensors, read_state_dict, write_safetensors
 from sgma_jax.kinds import ENCODERS
 from sgma_jax.models.parts import build_encoder
+from sgma_jax.runs.names import PRETRAINED_FILE
 from sgma_jax.structs import TrainState
 
-PROVENANCE_FILE = "pretrained.json"
 FORMAT, VERSION = "sgma_jax encoder", "1"
 
 
@@ -129,7 +129,7 @@ def start_from(state: TrainState, pretrained: Pretrained, config: TrainConfig) -
 
 def write_provenance(folder: Path, pretrained: Pretrained) -> None:
     """Leave in a run's folder what its encoder began with."""
-    write_atomically(folder / PROVENANCE_FILE, (json.dumps(pretrained.provenance, indent=2) + "\n").encode())
+    write_atomically(folder / PRETRAINED_FILE, (json.dumps(pretrained.provenance, indent=2) + "\n").encode())
 
 
 def _placed(array: np.ndarray | None, leaf: jax.Array) -> jax.Array:

@@ -12,11 +12,12 @@ from rasterio.windows import Window
 
 from sgma_jax.errors import InputError
 from sgma_jax.prediction.layers import ClassLayer, Probabilities, Robustness, Used
-from sgma_jax.prediction.network import Run
+from sgma_jax.prediction.network import check_sensors, windows_of
 from sgma_jax.prediction.pipeline import Place, answer_windows
 from sgma_jax.prediction.predict import default_overlap, default_window
 from sgma_jax.prediction.scene import cut_window
 from sgma_jax.prediction.windows import Answers, Blender, Tiling
+from sgma_jax.runs.run import Run
 
 
 class Prediction(NamedTuple):
@@ -48,9 +49,9 @@ def predict_image(
     folder to compile once for many images. Window, overlap and batch as for `PredictOptions`. Raises InputError for
     sensors, bands or sizes that do not fit.
     """
-    run = run if isinstance(run, Run) else Run(Path(run))
-    names = run.check_sensors(tuple(images))
-    model = run.windows(names, window or default_window(run), batch, "mean")
+    run = Run.of(run)
+    names = check_sensors(run, tuple(images))
+    model = windows_of(run, names, window or default_window(run), batch, "mean")
     pixels = {n: images[n][..., None] if images[n].ndim == 2 else images[n] for n in names}
     height, width = pixels[names[0]].shape[:2]
     for modality in model.labels.sensors:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,71 +11,53 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from sgma_jax.availability import STRIDES, refine
-from sgma_jax.config import TrainConfig
 from sgma_jax.errors import InputError
-from sgma_jax.models.network import Sgma, initial_variables, make_model
+from sgma_jax.models.network import Sgma, make_model
 from sgma_jax.prediction.options import Robustness
 from sgma_jax.prediction.windows import ONE, Answers, Labels
-from sgma_jax.runs.checkpoints import restore_newest_model
-from sgma_jax.runs.folder import read_config
-from sgma_jax.runs.schema_file import RunSchema, read_run_schema
-from sgma_jax.sharding import make_mesh, with_sharding
+from sgma_jax.runs.run import Run
+from sgma_jax.sharding import make_mesh
 
 TOGETHER = 4
 """[C] Windows that an accelerator computes at once; a CPU computes one, which keeps it in its caches."""
 
 
-class Run:
-    """A trained run, read from its folder alone."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.config: TrainConfig = read_config(folder)
-        self.schema: RunSchema = read_run_schema(folder)
-        if (
-            self.schema.schema.names != self.config.data.modalities
-            or self.schema.schema.classes != self.config.data.classes
-        ):
+def check_sensors(run: Run, names: Sequence[str]) -> tuple[str, ...]:
+    """Return the sensors in the run's order; InputError where one is unknown or none is named."""
+    known = run.config.data.modalities
+    for name in names:
+        if name not in known:
             raise InputError(
-                f"{folder}: schema.json and config.json name different sensors or classes; restore the files that "
-                f"belong together."
+                f"--sensor {name}: {run.folder} was not trained on it; its sensors are {', '.join(known)}."
             )
+    if not names:
+        raise InputError(f"no sensor is given; give at least one of {', '.join(known)}, as --sensor {known[0]}=FILE.")
+    if len(known) > 16:
+        raise InputError(f"{run.folder} has {len(known)} sensors; prediction keeps track of 16 at most.")
+    return tuple(name for name in known if name in names)
 
-    @functools.cached_property
-    def weights(self) -> tuple[int, dict[str, Any]]:
-        """Step and variables of the newest checkpoint, read when they are first needed, so that bad arguments are
-        told at once."""
-        shapes = with_sharding(jax.eval_shape(lambda: initial_variables(self.config)), make_mesh(1))
-        step, variables, manifest_hash = restore_newest_model(self.folder, shapes)
-        if manifest_hash != self.schema.manifest_hash:
-            raise InputError(
-                f"{self.folder}: schema.json is not of the data set that the checkpoint was trained on; restore the "
-                f"file that belongs to it."
-            )
-        return step, jax.device_get(variables)
 
-    def check_sensors(self, names: Sequence[str]) -> tuple[str, ...]:
-        """The sensors in the run's order; InputError where one is unknown or none is named."""
-        known = self.config.data.modalities
-        for name in names:
-            if name not in known:
-                raise InputError(
-                    f"--sensor {name}: {self.folder} was not trained on it; its sensors are {', '.join(known)}."
-                )
-        if not names:
-            raise InputError(
-                f"no sensor is given; give at least one of {', '.join(known)}, as --sensor {known[0]}=FILE."
-            )
-        if len(known) > 16:
-            raise InputError(f"{self.folder} has {len(known)} sensors; prediction keeps track of 16 at most.")
-        return tuple(name for name in known if name in names)
+def windows_of(
+    run: Run, sensors: tuple[str, ...], window: int, batch: int, robustness: Robustness = "none"
+) -> SgmaWindows:
+    """Return a run's network for these sensors and windows of this side, the same for all who ask."""
+    key = ("windows", sensors, window, batch, robustness)
+    return run.program(key, lambda: SgmaWindows(run, sensors, window, batch, robustness))
 
-    @functools.lru_cache(maxsize=4)  # noqa: B019 (a run lives as long as its programs)
-    def windows(
-        self, sensors: tuple[str, ...], window: int, batch: int, robustness: Robustness = "none"
-    ) -> SgmaWindows:
-        """The network for these sensors and windows of this side; compiled once."""
-        return SgmaWindows(self, sensors, window, batch, robustness)
+
+def _variables(run: Run) -> dict[str, Any]:
+    """The run's variables on each of this host's devices.
+
+    Raises InputError where schema.json, whose statistics normalise the sensors, is not the checkpoint's.
+    """
+    if run.restored.manifest_hash != run.schema.manifest_hash:
+        raise InputError(
+            f"{run.folder}: schema.json is not of the data set that the checkpoint was trained on; restore the file "
+            f"that belongs to it."
+        )
+    everywhere = NamedSharding(make_mesh(1, devices=jax.local_devices()), PartitionSpec())
+    placed: dict[str, Any] = jax.device_put(jax.device_get(run.restored.variables), everywhere)
+    return placed
 
 
 class SgmaWindows:
@@ -93,7 +73,7 @@ class SgmaWindows:
         together = 1 if devices[0].platform == "cpu" else TOGETHER
         step = together * len(devices)
         self.window, self.batch = window, -(-batch // step) * step
-        schema, names = run.schema.schema, run.check_sensors(sensors)
+        schema, names = run.schema.schema, check_sensors(run, sensors)
         self.labels = Labels(
             sensors=schema.select(names).modalities,
             bits=tuple(schema.names.index(name) for name in names),
@@ -101,10 +81,10 @@ class SgmaWindows:
             palette=schema.palette,
             layers=robustness_layers(names, robustness),
         )
-        step_trained, variables = run.weights
+        self._variables = run.program("variables of the windows", lambda: _variables(run))
         self.identity = {
             "run": run.folder.resolve().name,
-            "step": step_trained,
+            "step": run.restored.step,
             "manifest": run.schema.manifest_hash,
             "window": window,
         }
@@ -130,7 +110,6 @@ class SgmaWindows:
             jax.shard_map(answer, mesh=mesh, in_specs=(whole, split, split), out_specs=split, check_vma=False)
         )
         self._place = NamedSharding(mesh, split)
-        self._variables = jax.device_put(variables, NamedSharding(mesh, whole))
 
     def __call__(self, images: dict[str, np.ndarray], available: np.ndarray) -> Answers:
         """Answers, still being computed."""

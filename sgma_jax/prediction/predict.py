@@ -18,13 +18,14 @@ from sgma_jax.prediction.assemble import assemble, check_outputs, grid_to_json
 from sgma_jax.prediction.assemble import merge_shards as merge_shards
 from sgma_jax.prediction.grids import File, reference_grid
 from sgma_jax.prediction.layers import MapLayers, choose_layers
-from sgma_jax.prediction.network import Run
+from sgma_jax.prediction.network import check_sensors, windows_of
 from sgma_jax.prediction.options import PredictOptions
 from sgma_jax.prediction.parts import Parts, open_parts
 from sgma_jax.prediction.pipeline import WAITING, Place, answer_windows
 from sgma_jax.prediction.polygons import polygon_files
 from sgma_jax.prediction.scene import Scene, Sensor, check_files, list_files
 from sgma_jax.prediction.windows import CELL, Answers, Blender, Tiling, WindowModel
+from sgma_jax.runs.run import Run
 from sgma_jax.show.progress import Progress
 
 
@@ -43,19 +44,19 @@ def predict_scene(
     computed, for what cannot be read, placed or written.
     """
     out = Path(out)
-    run = run if isinstance(run, Run) else Run(Path(run))
-    names = run.check_sensors(tuple(sensors))
+    run = Run.of(run)
+    names = check_sensors(run, tuple(sensors))
     check_outputs(out, options)
     polygon_files(options.polygons, run.config.data.classes)
     with open_scene(run, {n: sensors[n] for n in sensors}, options) as scene:
-        model = run.windows(names, options.window or default_window(run), options.batch, options.robustness)
+        model = windows_of(run, names, options.window or default_window(run), options.batch, options.robustness)
         return write_scene(model, scene, out, options)
 
 
 @contextlib.contextmanager
 def open_scene(run: Run, sensors: Mapping[str, File | Sequence[File]], options: PredictOptions) -> Iterator[Scene]:
     """The files of the sensors on the grid that is asked for, checked; InputError names the file that does not fit."""
-    names = run.check_sensors(tuple(sensors))
+    names = check_sensors(run, tuple(sensors))
     for flag, given in (
         ("--bands", tuple(options.bands)),
         ("--log-sensors", options.log_sensors),

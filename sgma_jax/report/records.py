@@ -12,11 +12,9 @@ from sgma_jax.config import TrainConfig
 from sgma_jax.data.schema import Manifest
 from sgma_jax.errors import InputError
 from sgma_jax.report.scenes import SceneAnswers
-from sgma_jax.runs.metrics_log import FILE_NAME, read_metrics
-from sgma_jax.runs.provenance import STARTS_FILE
+from sgma_jax.runs.metrics_log import read_metrics
+from sgma_jax.runs.names import METRICS_FILE, PRETRAINED_FILE, STARTS_FILE
 from sgma_jax.runs.results import Evaluation, read_result, result_file
-
-PRETRAINED_FILE = "pretrained.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +46,7 @@ def read_run(folder: Path, config: TrainConfig, split: str, label: str) -> Repor
         folder=folder,
         config=config,
         evaluation=read_evaluation(folder, split),
-        metrics=read_metrics(folder / FILE_NAME),
+        metrics=read_metrics(folder / METRICS_FILE),
         starts=read_metrics(folder / STARTS_FILE),
         pretrained=_read_json(folder / PRETRAINED_FILE) if (folder / PRETRAINED_FILE).exists() else None,
     )

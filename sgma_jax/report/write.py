@@ -12,13 +12,14 @@ from sgma_jax.data.pipeline import open_split
 from sgma_jax.data.schema import MANIFEST, Manifest, read_manifest
 from sgma_jax.data.source import Source
 from sgma_jax.errors import InputError, is_disk_full
-from sgma_jax.evaluation.evaluator import TrainedRun, answer_records
+from sgma_jax.evaluation.evaluator import answer_records, evaluator_of
 from sgma_jax.files import write_atomically
 from sgma_jax.report.page import render_page
 from sgma_jax.report.records import ReportedRun, check_comparable, labels_of, read_run
 from sgma_jax.report.scenes import Answers, SceneAnswers, draw_scenes
 from sgma_jax.runs.checkpoints import newest_step
 from sgma_jax.runs.folder import read_config
+from sgma_jax.runs.run import Run
 from sgma_jax.show.progress import Progress
 
 
@@ -77,8 +78,8 @@ def _answer_scenes(runs: Sequence[ReportedRun], source: Source, scenes: int) -> 
             if not answering[done]:
                 answers.append([])
                 continue
-            loaded = TrainedRun(run.folder, run.config)
-            found = answer_records(loaded.evaluator, loaded.variables, source, run.config.data, numbers)
+            loaded = Run(run.folder, run.config)
+            found = answer_records(evaluator_of(loaded), loaded.restored.variables, source, run.config.data, numbers)
             answers.append([{subset: (a.classes, a.robustness) for subset, a in record.items()} for record in found])
             progress.update(done + 1)
     examples = [source[n] for n in numbers]

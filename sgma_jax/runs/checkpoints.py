@@ -21,7 +21,8 @@ from sgma_jax.config import TrainConfig
 from sgma_jax.distributed import all_agree, from_writer, is_writer, wait_for_all
 from sgma_jax.errors import InputError
 from sgma_jax.runs.fingerprints import fingerprints
-from sgma_jax.runs.folder import CHECKPOINTS, in_bucket, kept_in
+from sgma_jax.runs.folder import in_bucket, kept_in
+from sgma_jax.runs.names import CHECKPOINTS
 from sgma_jax.structs import TrainState
 
 DAMAGED = "damaged_checkpoints"
@@ -73,9 +74,18 @@ def newest_step(folder: Path, config: TrainConfig | None = None) -> int | None:
     return max(steps, default=None)
 
 
-def restore_newest_model(folder: Path, shapes: Any) -> tuple[int, dict[str, Any], str]:
-    """The newest undamaged step of a run, its variables, and the manifest hash of the data set that it was trained
-    on.
+class RestoredModel(NamedTuple):
+    """A checkpoint without the optimiser's state."""
+
+    step: int
+    variables: dict[str, Any]
+    """Parameters and running statistics."""
+    manifest_hash: str
+    """Of the data set that it was trained on."""
+
+
+def restore_newest_model(folder: Path, shapes: Any) -> RestoredModel:
+    """Return the model of the newest undamaged step of a run.
 
     `shapes` as for `Checkpoints.restore_newest`. Damaged steps are named on stderr and left where they are. Raises
     InputError for a run that has no checkpoint.
@@ -87,7 +97,7 @@ def restore_newest_model(folder: Path, shapes: Any) -> tuple[int, dict[str, Any]
     for line in damaged:
         print(line, file=sys.stderr)
     reader.close()
-    return step, variables, progress.manifest_hash
+    return RestoredModel(step, variables, progress.manifest_hash)
 
 
 class Checkpoints:

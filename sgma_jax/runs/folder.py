@@ -10,10 +10,9 @@ from sgma_jax.config import MAY_CHANGE, TrainConfig, differences, from_json, to_
 from sgma_jax.distributed import from_writer, is_writer, wait_for_all
 from sgma_jax.errors import InputError
 from sgma_jax.files import write_atomically
+from sgma_jax.runs.names import CHECKPOINTS, CONFIG_FILE, METRICS_FILE, SCHEMA_FILE, STARTS_FILE
 
-CONFIG_FILE = "config.json"
-CHECKPOINTS = "checkpoints"
-COPIED = (CONFIG_FILE, "schema.json", "metrics.jsonl", "starts.jsonl")
+COPIED = (CONFIG_FILE, SCHEMA_FILE, METRICS_FILE, STARTS_FILE)
 """Files of a run of which `config.storage` keeps a copy."""
 
 

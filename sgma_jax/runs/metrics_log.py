@@ -14,8 +14,8 @@ from tensorboardX.proto.summary_pb2 import Summary
 
 from sgma_jax.decoding import plain
 from sgma_jax.files import write_atomically
+from sgma_jax.runs.names import METRICS_FILE
 
-FILE_NAME = "metrics.jsonl"
 TENSORBOARD_SECONDS = 10.0
 """How long events may wait in memory before they are flushed to disk."""
 
@@ -29,7 +29,7 @@ class MetricsLog:
 
     def __init__(self, folder: Path | str, resume_step: int | None) -> None:
         last_kept = -1 if resume_step is None else resume_step
-        self._path = Path(folder) / FILE_NAME
+        self._path = Path(folder) / METRICS_FILE
         kept = b"".join(line for line, values in _whole_lines(self._path) if values["step"] <= last_kept)
         if not self._path.exists() or kept != self._path.read_bytes():
             write_atomically(self._path, kept)

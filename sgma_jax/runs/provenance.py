@@ -11,7 +11,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-STARTS_FILE = "starts.jsonl"
+from sgma_jax.runs.names import STARTS_FILE
+
 PACKAGES = ("sgma_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 

@@ -15,7 +15,10 @@ from typing import Any, Literal, TypeVar
 from sgma_jax.decoding import decode, plain, upgraded
 from sgma_jax.errors import InputError
 from sgma_jax.files import write_atomically
+from sgma_jax.runs.names import EVALUATION
 
+Missing = Literal["skip", "zero"]
+"""Absent sensors: not computed, or zeros after normalisation."""
 Result = Literal[".json", "_corruptions.json", "_analysis.json", "_records.npz"]
 """Files of an `Evaluation`, `Corruptions` and `Analysis`, and of each record's own counts."""
 VERSION = 1
@@ -83,8 +86,7 @@ class Evaluation:
     split: str
     modalities: tuple[str, ...]
     classes: tuple[str, ...]
-    missing: str
-    """What absent sensors were: "skip" or "zero"."""
+    missing: Missing
     subsets: tuple[SubsetScores, ...]
     average: float | None
     """Mean mIoU of the subsets [P]."""
@@ -120,7 +122,7 @@ class Corruptions:
     split: str
     modalities: tuple[str, ...]
     classes: tuple[str, ...]
-    missing: str
+    missing: Missing
     clean: float | None
     """mIoU without any failure."""
     missing_wholly: dict[str, float | None]
@@ -161,9 +163,9 @@ class Analysis:
 Kind = TypeVar("Kind", Evaluation, Corruptions, Analysis)
 
 
-def result_file(folder: Path, split: str, what: Result = ".json", missing: str = "skip") -> Path:
-    """Return the path of a result; `missing` is what absent sensors were ("skip" or "zero")."""
-    return folder / "evaluation" / f"{split if missing == 'skip' else f'{split}_{missing}'}{what}"
+def result_file(folder: Path, split: str, what: Result = ".json", missing: Missing = "skip") -> Path:
+    """Return the path of a result; `missing` is what absent sensors were."""
+    return folder / EVALUATION / f"{split if missing == 'skip' else f'{split}_{missing}'}{what}"
 
 
 def write_result(path: Path, result: Evaluation | Corruptions | Analysis) -> None:

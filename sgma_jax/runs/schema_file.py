@@ -14,8 +14,8 @@ from sgma_jax.data.schema import Manifest, Schema
 from sgma_jax.decoding import decode, upgraded
 from sgma_jax.errors import InputError
 from sgma_jax.files import write_atomically
+from sgma_jax.runs.names import SCHEMA_FILE
 
-SCHEMA_FILE = "schema.json"
 FORMAT = "sgma_jax run schema"
 VERSION = 2
 

@@ -24,7 +24,8 @@ from sgma_jax.interop.pretrained import read_pretrained, start_from, write_prove
 from sgma_jax.models.network import make_model
 from sgma_jax.runs.checkpoints import Checkpoints, Keep, Restored, newest_step
 from sgma_jax.runs.folder import fetch_copies, keep_copies, prepare_run
-from sgma_jax.runs.metrics_log import FILE_NAME, MetricsLog, read_metrics
+from sgma_jax.runs.metrics_log import MetricsLog, read_metrics
+from sgma_jax.runs.names import METRICS_FILE
 from sgma_jax.runs.provenance import log_start
 from sgma_jax.runs.schema_file import write_run_schema
 from sgma_jax.sharding import check_batch_size, check_rows, describe_sharding, make_mesh, put_batch, put_samples
@@ -302,7 +303,7 @@ def _next(batches: Any, mesh: Mesh) -> tuple[Batch, Batch]:
 
 def _scores(workdir: Path) -> dict[int, float | None]:
     """Return the average mIoU of the steps that the run has scored so far; the same in every process."""
-    lines = read_metrics(workdir / FILE_NAME) if is_writer() else []
+    lines = read_metrics(workdir / METRICS_FILE) if is_writer() else []
     return dict(from_writer([(line["step"], line["average"]) for line in lines if line["kind"] == "evaluation"]))
 
 

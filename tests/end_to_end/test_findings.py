@@ -18,7 +18,7 @@ from experiments.demo import config as demo
 from sgma_jax.cli import main
 from sgma_jax.data.corruptions import LEVELS
 from sgma_jax.errors import InputError
-from sgma_jax.evaluation import evaluator
+from sgma_jax.runs import run as run_module
 from sgma_jax.runs.checkpoints import restore_newest_model
 from sgma_jax.runs.record_confusions import read_record_confusions
 
@@ -36,7 +36,7 @@ def found(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Found:
             restored.append(folder)
             return restore_newest_model(folder, shapes)
 
-        patch.setattr(evaluator, "restore_newest_model", counted)
+        patch.setattr(run_module, "restore_newest_model", counted)
         patch.setattr(sys, "argv", ["sgma", "evaluate", str(run), "--split", "test", "--corruptions", "--analysis"])
         main()
     assert restored == [run], "one checkpoint is restored once, whatever is asked for"

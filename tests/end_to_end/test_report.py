@@ -15,8 +15,9 @@ import pytest
 from PIL import Image
 
 from sgma_jax.data.pipeline import open_split
-from sgma_jax.evaluation.evaluator import TrainedRun, answer_records
+from sgma_jax.evaluation.evaluator import answer_records, evaluator_of
 from sgma_jax.runs.folder import read_config
+from sgma_jax.runs.run import Run
 from sgma_jax.show.tables import percent
 from tests.end_to_end.test_commands import assert_one_line
 
@@ -45,8 +46,8 @@ def test_the_page_holds_the_runs_scores_and_its_models_own_answers(
 
     data = json.loads(re.search(r'id="scenes">(.*?)</script>', page, re.DOTALL)[1])  # type: ignore[index]
     config = read_config(scored_run)
-    source, loaded = open_split(config.data, "validation"), TrainedRun(scored_run, config)
-    answers = list(answer_records(loaded.evaluator, loaded.variables, source, config.data, [0, 1]))
+    source, loaded = open_split(config.data, "validation"), Run(scored_run, config)
+    answers = list(answer_records(evaluator_of(loaded), loaded.restored.variables, source, config.data, [0, 1]))
     palette = {tuple(colour): code for code, colour in enumerate(source.schema.palette)}
     for scene, answer in zip(data["scenes"], answers, strict=True):
         assert set(scene["answers"][0]) == {"rgb", "dsm", "rgb+dsm"}

@@ -11,7 +11,8 @@ import pytest
 
 from sgma_jax.data.schema import Manifest, Modality, Schema
 from sgma_jax.errors import InputError
-from sgma_jax.runs.schema_file import SCHEMA_FILE, read_run_schema, write_run_schema
+from sgma_jax.runs.names import SCHEMA_FILE
+from sgma_jax.runs.schema_file import read_run_schema, write_run_schema
 
 SCHEMA = Schema(
     "harbour",

@@ -1,0 +1,18 @@
+"""Names of the files and folders of a run, each once."""
+
+from __future__ import annotations
+
+CONFIG_FILE = "config.json"
+"""The preset as it was trained."""
+SCHEMA_FILE = "schema.json"
+"""What the run was trained on."""
+METRICS_FILE = "metrics.jsonl"
+"""Losses, scores and speed, a line each."""
+STARTS_FILE = "starts.jsonl"
+"""When training began or went on, by which command, on what."""
+PRETRAINED_FILE = "pretrained.json"
+"""What the encoder began with, where that was not random."""
+CHECKPOINTS = "checkpoints"
+EVALUATION = "evaluation"
+"""Results, see `results.result_file`."""
+PICTURES = "pictures"
