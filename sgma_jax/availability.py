@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Bool, Int, Shaped
 
 STRIDES = (4, 8, 16, 32)
 """Strides of the encoder's four maps, in pixels of the magnified image."""
@@ -89,7 +89,7 @@ def coarsen(
 
 
 def refine(
-    available: Bool[Array, "batch coarse_height coarse_width"], stride: int, height: int, width: int
-) -> Bool[Array, "batch height width"]:
+    coarse: Shaped[Array, "batch coarse_height coarse_width"], stride: int, height: int, width: int
+) -> Shaped[Array, "batch {height} {width}"]:
     """Return, for every pixel, the value of the cell that it lies in."""
-    return jnp.repeat(jnp.repeat(available, stride, 1), stride, 2)[:, :height, :width]
+    return jnp.repeat(jnp.repeat(coarse, stride, 1), stride, 2)[:, :height, :width]

@@ -5,13 +5,16 @@ from __future__ import annotations
 import functools
 import operator
 from itertools import combinations
+from typing import TypeVar
 
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
+T = TypeVar("T")
 
-def subsets(modalities: tuple[str, ...]) -> list[tuple[str, ...]]:
+
+def subsets(modalities: tuple[T, ...]) -> list[tuple[T, ...]]:
     """Return every non-empty subset in the order of the paper's tables: by size, then by the order of the
     modalities."""
     return [c for n in range(1, len(modalities) + 1) for c in combinations(modalities, n)]
@@ -38,8 +41,8 @@ def by_modality(values: Array) -> list[Array]:
 
 
 def softmax_over_modalities(
-    scores: list[Float[Array, "batch height width ..."]], available: list[Bool[Array, "batch height width ..."]]
-) -> list[Float[Array, "batch height width ..."]]:
+    scores: list[Float[Array, "*position"]], available: list[Bool[Array, "*#position"]]
+) -> list[Float[Array, "*position"]]:
     """Return the softmax over the modalities that are available: exactly 0 for the others, all 0 where there is none.
 
     Finite in value and gradient for every mask, as long as the scores are finite.

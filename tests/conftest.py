@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+from jaxtyping import install_import_hook
+
+import tests.type_checks  # noqa: F401 (before the hook that names it)
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -24,6 +27,22 @@ flags = "--xla_backend_optimization_level=0 --xla_force_host_platform_device_cou
 if metadata.version("jaxlib").startswith("0.10."):  # later releases know no other emitters; these compile in a third
     flags += " --xla_cpu_use_fusion_emitters=false"
 os.environ.setdefault("XLA_FLAGS", flags)
+
+# Every call of these modules' functions is checked against the shapes and types in its signature, dimensions of one name
+# against each other.
+install_import_hook(
+    [
+        "sgma_jax.availability",
+        "sgma_jax.modalities",
+        "sgma_jax.models",
+        "sgma_jax.training.losses",
+        "sgma_jax.training.sampling",
+        "sgma_jax.training.step",
+        "sgma_jax.evaluation",
+        "sgma_jax.prediction",
+    ],
+    "tests.type_checks.checked",
+)
 
 # Few examples, because each shape compiles anew; the same ones in every run, so that CI never fails by chance.
 settings.register_profile(

@@ -10,9 +10,17 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from jaxtyping import TypeCheckError
 
 from sgma_jax.availability import Availability, coarsen, refine
 from sgma_jax.modalities import blank_unavailable, subsets
+
+
+def test_every_call_is_checked_against_the_shapes_in_the_signature() -> None:
+    with pytest.raises(TypeCheckError, match="batch coarse_height coarse_width"):
+        refine(jnp.zeros((2, 3)), 4, 8, 12)
+    with pytest.raises(TypeCheckError, match="height"):
+        blank_unavailable(jnp.zeros((1, 4, 4, 3)), jnp.ones((1, 4, 5), bool))
 
 
 def test_subsets_stand_in_the_order_of_the_papers_table() -> None:

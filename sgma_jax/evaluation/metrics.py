@@ -37,9 +37,9 @@ class Tally(NamedTuple):
 
 
 def confusion_matrix(
-    labels: Int[Array, "batch height width"],
-    predictions: Int[Array, "batch height width"],
-    counted: Bool[Array, "batch height width"],
+    labels: Int[Array, "*batch height width"],
+    predictions: Int[Array, "*batch height width"],
+    counted: Bool[Array, "*batch height width"],
     classes: int,
 ) -> Int[Array, "classes classes"]:
     """Pixels by label (row) and prediction (column), int32; pixels that are not counted or have no label do not

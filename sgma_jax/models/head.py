@@ -21,7 +21,7 @@ class AllMlpHead(nn.Module):
     @nn.compact
     def __call__(
         self,
-        maps: list[Float[Array, "batch height width channels"]],
+        maps: list[Float[Array, "batch _height _width _channels"]],
         mask: Bool[Array, "batch height width"],
         train: bool,
     ) -> Float[Array, "batch height width classes"]:

@@ -7,7 +7,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from sgma_jax.availability import STRIDES, Availability
 from sgma_jax.config import ModelConfig, TrainConfig
@@ -98,7 +98,7 @@ class Sgma(nn.Module):
         x: Float[Array, "batch modality magnified_height magnified_width 3"],
         available: Availability,
         train: bool,
-    ) -> list[Float[Array, "batch modality coarse_height coarse_width channels"]]:
+    ) -> list[Float[Array, "batch modality _height _width _channels"]]:
         """Return the encoder's four maps of every modality, in one call [P].
 
         `available` says which pixels its statistics are over.
@@ -109,7 +109,7 @@ class Sgma(nn.Module):
 
     def fuse(
         self,
-        maps: list[Float[Array, "batch modality coarse_height coarse_width channels"]],
+        maps: list[Float[Array, "batch modality _height _width _channels"]],
         available: Availability,
         subset: Int[Array, " present"] | None = None,
         drawn: tuple[Int[Array, " batch"], Availability] | None = None,
@@ -133,7 +133,7 @@ class Sgma(nn.Module):
 
     def decode(
         self,
-        fused: list[Float[Array, "batch coarse_height coarse_width channels"]],
+        fused: list[Float[Array, "batch _height _width _channels"]],
         mask: Bool[Array, "batch coarse_height coarse_width"],
         height: int,
         width: int,
@@ -143,7 +143,7 @@ class Sgma(nn.Module):
         return resize(self.head(fused, mask, train), height, width)
 
 
-def _side_by_side(fused: Float[Array, "batch ..."], second: Float[Array, "batch ..."]) -> Float[Array, "twice ..."]:
+def _side_by_side(fused: Shaped[Array, "batch ..."], second: Shaped[Array, "batch ..."]) -> Shaped[Array, "twice ..."]:
     """Put both branches of a sample after one another, so that they stay on the sample's device."""
     return jnp.stack([fused, second], 1).reshape(-1, *fused.shape[1:])
 

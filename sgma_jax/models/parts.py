@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple, Protocol, assert_never
+from typing import Any, ClassVar, NamedTuple, Protocol, assert_never, runtime_checkable
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
@@ -33,6 +33,7 @@ from sgma_jax.models.fusions.token import ContrastAndReconstruction, FusionToken
 from sgma_jax.models.torch_table import Table
 
 
+@runtime_checkable
 class Encoder(Protocol):
     """A Flax module that all modalities share."""
 
@@ -45,7 +46,7 @@ class Encoder(Protocol):
 
     def __call__(
         self, x: Float[Array, "batch height width 3"], available: Bool[Array, "batch height width"], train: bool
-    ) -> tuple[Float[Array, "batch coarse_height coarse_width channels"], ...]:
+    ) -> tuple[Float[Array, "batch _height _width _channels"], ...]:
         """Return four maps at strides 4, 8, 16, 32; a side of s gives ceil(s / stride).
 
         `available` says which pixels take part in statistics over pixels. A pixel that does not may hold anything
@@ -53,6 +54,7 @@ class Encoder(Protocol):
         """
 
 
+@runtime_checkable
 class Fusion(Protocol):
     """A Flax module that fuses the modalities at one scale; one that a sample lacks changes nothing, to the last bit.
 
@@ -76,6 +78,7 @@ class Fusion(Protocol):
         """
 
 
+@runtime_checkable
 class FusionLosses(Protocol):
     """A Flax module for losses over all scales; its parameters lie under `alignment`."""
 

@@ -35,7 +35,7 @@ class Prediction(NamedTuple):
 
 def predict_image(
     run: Path | str | Run,
-    images: Mapping[str, Num[np.ndarray, "height width bands"]],
+    images: Mapping[str, Num[np.ndarray, "height width ..."]],
     available: Mapping[str, Bool[np.ndarray, "height width"]] | None = None,
     *,
     window: int = 0,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -27,6 +27,7 @@ class Band(NamedTuple):
     tags: dict[str, str]
 
 
+@runtime_checkable
 class Layer(Protocol):
     """One or more bands of a map that come out of the same numbers."""
 

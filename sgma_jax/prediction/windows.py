@@ -7,7 +7,7 @@ the sum does not depend on the order, and the same windows give the same bytes h
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -48,6 +48,7 @@ class Labels:
     """Names of the layers of robustness."""
 
 
+@runtime_checkable
 class WindowModel(Protocol):
     """A function that answers batches of windows."""
 

@@ -58,8 +58,8 @@ def state_initializer(config: TrainConfig, mesh: Mesh) -> tuple[Callable[[], Tra
 
 
 def robustness_report(
-    robustness: tuple[Float[Array, "batch modality height width"], ...],
-    sees: tuple[Bool[Array, "batch modality height width"], ...],
+    robustness: tuple[Float[Array, "batch modality _height _width"], ...],
+    sees: tuple[Bool[Array, "batch modality _height _width"], ...],
 ) -> tuple[Float[Array, "batch scale modality"], Bool[Array, "batch scale modality"]]:
     """Return each sample's mean robustness per scale and modality, and where it says something.
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from sgma_jax.availability import STRIDES, Availability
 from sgma_jax.config import FusionTokenConfig
-from sgma_jax.models.fusions.fused import Fused
+from sgma_jax.models.fusions.fused import Fused, equal_shares
 from sgma_jax.models.fusions.token import ContrastAndReconstruction
 from tests.models.fusions import BATCH, CHANNELS, HEIGHT, SENSORS, SHAPE, WIDTH, features_of, mask_of, programs
 
@@ -67,17 +69,17 @@ def test_selection_takes_the_sensors_most_and_least_like_the_aggregate_and_align
         np.testing.assert_allclose(out.losses["alignment"][sample], (1 - likeness[sample, rest]).mean(), rtol=1e-4)
 
 
-class Seen(NamedTuple):
-    """The availability of one scale alone."""
-
-    scales: tuple[Any, ...]
+def seen_at_the_finest_scale(mask: Any) -> Availability:
+    """What the finest scale sees as in `mask`."""
+    return Availability(jnp.repeat(jnp.repeat(jnp.asarray(mask), STRIDES[0], 2), STRIDES[0], 3))
 
 
 def losses_of(
     losses: ContrastAndReconstruction, params: Any, features: Any, fused: Any, recorded: Any, kept: Any
 ) -> Any:
     """The losses at one scale; without parameters, fresh ones."""
-    arguments = ([features], [Fused(fused, recorded)], Seen((recorded,)), Seen((kept,)))
+    fusions = [Fused(jnp.asarray(fused), equal_shares(jnp.asarray(kept)))]
+    arguments = ([jnp.asarray(features)], fusions, *map(seen_at_the_finest_scale, (recorded, kept)))
     return (
         losses.init(jax.random.key(0), *arguments) if params is None else losses.apply({"params": params}, *arguments)
     )

@@ -119,14 +119,16 @@ def test_the_drawn_branch_is_what_fusion_gives_that_modality_alone() -> None:
     # here.
     others = available.copy()
     others[np.arange(BATCH), drawn] = False
-    got = fusion.apply({"params": params}, features, others, None, Drawn(drawn, drawn_available))
+    branch = Drawn(jnp.asarray(drawn), jnp.asarray(drawn_available))
+    got = fusion.apply({"params": params}, jnp.asarray(features), jnp.asarray(others), None, branch)
     np.testing.assert_allclose(got.second.features, want, rtol=1e-5, atol=1e-6)
 
 
 def test_mean_fusion_is_the_mean_over_the_available_modalities() -> None:
     features = features_of(1)
     available = np.random.default_rng(1).random((BATCH, 3, HEIGHT, WIDTH)) < 0.6
-    result = MeanFusion().apply({}, features, available, None, Drawn(np.array([0, 1]), available[[0, 1], [0, 1]]))
+    drawn = Drawn(jnp.array([0, 1]), jnp.asarray(available[[0, 1], [0, 1]]))
+    result = MeanFusion().apply({}, jnp.asarray(features), jnp.asarray(available), None, drawn)
     count = available.sum(1)[..., None]
     want = (features * available[..., None]).sum(1) / np.maximum(count, 1)
     np.testing.assert_allclose(result.features, want, rtol=1e-6, atol=1e-6)

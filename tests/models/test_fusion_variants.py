@@ -19,7 +19,7 @@ def fusion_with(**changes: object) -> SemanticGuidedFusion:
 
 def test_equal_filters_per_sensor_are_the_shared_filter_also_when_a_sensor_is_skipped() -> None:
     shared, separate = fusion_with(), fusion_with(semantic_filter="separate")
-    features, available = np.random.default_rng(0).normal(size=(*SHAPE, 16)).astype(np.float32), np.ones(SHAPE, bool)
+    features, available = jax.random.normal(jax.random.key(0), (*SHAPE, 16)), jnp.ones(SHAPE, bool)
     params = jax.jit(shared.init)(jax.random.key(0), features, available)["params"]
     own = {k: v for k, v in params.items() if k != "semantic_filter"} | {
         f"semantic_filter_{m}": params["semantic_filter"] for m in SENSORS
@@ -42,7 +42,7 @@ def test_equal_filters_per_sensor_are_the_shared_filter_also_when_a_sensor_is_sk
 
 def test_fewer_kernels_are_the_full_set_with_the_others_zero() -> None:
     full, small = fusion_with(), fusion_with(kernel_sizes=(3,))
-    features, available = np.random.default_rng(1).normal(size=(*SHAPE, 16)).astype(np.float32), np.ones(SHAPE, bool)
+    features, available = jax.random.normal(jax.random.key(1), (*SHAPE, 16)), jnp.ones(SHAPE, bool)
     params = jax.jit(full.init)(jax.random.key(0), features, available)["params"]
     assert set(params["projector_rgb"]) == {"dw11", "dw7", "dw3", "point"}
     without, few = dict(params), dict(params)

@@ -44,8 +44,8 @@ def test_depthwise_and_its_gradients_are_those_of_a_grouped_convolution(size: in
     rng = np.random.default_rng(size)
     lead = () if group is None else (group,)
     x, kernel = (
-        rng.normal(size=(2, *lead, 7, 5, 4)).astype(np.float32),
-        rng.normal(size=(*lead, size, size, 4)).astype(np.float32),
+        jnp.asarray(rng.normal(size=(2, *lead, 7, 5, 4)), jnp.float32),
+        jnp.asarray(rng.normal(size=(*lead, size, size, 4)), jnp.float32),
     )
 
     def oracle(x, kernel):
@@ -81,7 +81,7 @@ def both_convolutions(x: jax.Array, wide: jax.Array, strided: jax.Array) -> jax.
 
 
 CONVOLVED = tuple(
-    np.random.default_rng(i).normal(size=shape).astype(np.float32)
+    jnp.asarray(np.random.default_rng(i).normal(size=shape), jnp.float32)
     for i, shape in enumerate(((2, 8, 8, 4), (5, 5, 4), (3, 3, 4, 6)))
 )
 
@@ -104,7 +104,7 @@ def test_the_convolutions_have_every_kind_of_derivative() -> None:
         second = jax.grad(lambda *a: sum(jnp.sum(g**2) for g in jax.grad(f, (0, 1, 2))(*a)), (0, 1, 2))(*CONVOLVED)
         mixed = jax.jvp(jax.grad(f, (0, 1, 2)), CONVOLVED, CONVOLVED)[1]
         each = jax.vmap(jax.grad(f, (0, 1, 2)), (0, None, None))(CONVOLVED[0][:, None], *CONVOLVED[1:])
-        every = jax.vmap(jax.grad(f, 1))(*(np.stack([a, 2 * a]) for a in CONVOLVED))
+        every = jax.vmap(jax.grad(f, 1))(*(jnp.stack([a, 2 * a]) for a in CONVOLVED))
         return jax.tree.leaves((forward, second, mixed, each, every))
 
     for got, want in zip(derivatives(both_convolutions), derivatives(plain), strict=True):
@@ -134,18 +134,19 @@ def test_a_masked_softmax_is_softmax_over_the_mask_and_zero_elsewhere_with_finit
 
 def test_batch_norm_sees_only_the_masked_positions_and_keeps_torchs_running_statistics() -> None:
     rng = np.random.default_rng(0)
-    x, mask = rng.normal(3.0, 2.0, size=(2, 4, 5, 3)).astype(np.float32), rng.random((2, 4, 5)) < 0.5
+    x = jnp.asarray(rng.normal(3.0, 2.0, size=(2, 4, 5, 3)), jnp.float32)
+    mask = jnp.asarray(rng.random((2, 4, 5)) < 0.5)
     norm = MaskedBatchNorm()
     variables = norm.init(jax.random.key(0), x, mask, True)
     assert (np.asarray(variables["batch_stats"]["var"]) == 1).all(), (
         "initialising must not update the running statistics"
     )
     got, updates = norm.apply(variables, x, mask, True, mutable=["batch_stats"])
-    seen = x[mask].astype(np.float64)
+    seen = np.asarray(x)[mask].astype(np.float64)
     np.testing.assert_allclose(got, (x - seen.mean(0)) / np.sqrt(seen.var(0) + 1e-5), rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(updates["batch_stats"]["mean"], 0.1 * seen.mean(0), rtol=1e-5)
     np.testing.assert_allclose(updates["batch_stats"]["var"], 0.9 + 0.1 * seen.var(0, ddof=1), rtol=1e-5)
-    elsewhere = np.where(mask[..., None], x, 1e6).astype(np.float32)
+    elsewhere = jnp.where(mask[..., None], x, 1e6)
     again, updates2 = norm.apply(variables, elsewhere, mask, True, mutable=["batch_stats"])
     np.testing.assert_array_equal(np.asarray(again)[mask], np.asarray(got)[mask])
     np.testing.assert_array_equal(updates2["batch_stats"]["mean"], updates["batch_stats"]["mean"])
@@ -163,8 +164,8 @@ def test_a_strided_convolution_and_its_gradients_are_the_compilers_own(
 ) -> None:
     rng = np.random.default_rng(0)
     x, kernel = (
-        rng.normal(size=(2, height, width, 3)).astype(np.float32),
-        rng.normal(size=(size, size, 3, 5)).astype(np.float32),
+        jnp.asarray(rng.normal(size=(2, height, width, 3)), jnp.float32),
+        jnp.asarray(rng.normal(size=(size, size, 3, 5)), jnp.float32),
     )
 
     def theirs(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -183,7 +184,7 @@ def test_a_strided_convolution_and_its_gradients_are_the_compilers_own(
 def test_a_convolution_without_jit_is_compiled_once_and_runs_with_jit_disabled(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    x, kernel = np.ones((1, 9, 9, 3), np.float32), np.ones((3, 3, 3, 5), np.float32)
+    x, kernel = jnp.ones((1, 9, 9, 3)), jnp.ones((3, 3, 3, 5))
     with jax.log_compiles():
         compiled = strided_convolution(x, kernel, 2, 1)
         assert "Compiling" in caplog.text
@@ -220,7 +221,7 @@ def test_chunks_change_neither_values_nor_gradients(bytes_each: int) -> None:
 
 
 def test_gelu_is_the_exact_one() -> None:
-    x = np.linspace(-9, 9, 1001, dtype=np.float32)
+    x = jnp.linspace(-9, 9, 1001)
     np.testing.assert_allclose(gelu(x), jax.nn.gelu(x, approximate=False), rtol=1e-6, atol=2e-6)
     np.testing.assert_allclose(
         jax.grad(lambda y: gelu(y).sum())(x), jax.grad(lambda y: jax.nn.gelu(y, approximate=False).sum())(x), atol=2e-6
@@ -239,8 +240,8 @@ def test_stochastic_depth_drops_each_branch_of_each_sample_at_its_rate_and_keeps
 @pytest.mark.parametrize("positions", [0, 1])
 def test_batch_norm_of_too_few_positions_falls_back_to_its_running_statistics(positions: int) -> None:
     x, mask = (
-        np.random.default_rng(0).normal(size=(1, 2, 3, 4)).astype(np.float32),
-        np.arange(6).reshape(1, 2, 3) < positions,
+        jnp.asarray(np.random.default_rng(0).normal(size=(1, 2, 3, 4)), jnp.float32),
+        jnp.arange(6).reshape(1, 2, 3) < positions,
     )
     stats = {"mean": np.arange(4, dtype=np.float32), "var": np.arange(1, 5, dtype=np.float32)}
     variables = {"params": {"scale": np.ones(4, np.float32), "bias": np.zeros(4, np.float32)}, "batch_stats": stats}

@@ -39,7 +39,7 @@ class Plain(nn.Module):
     @nn.compact
     def __call__(
         self, x: Float[Array, "batch height width 3"], available: Bool[Array, "batch height width"], train: bool
-    ) -> tuple[Float[Array, "batch coarse_height coarse_width channels"], ...]:
+    ) -> tuple[Float[Array, "batch _height _width _channels"], ...]:
         """Return the four maps; without statistics over pixels, `available` changes nothing here."""
         del available, train
         maps = []

@@ -199,7 +199,7 @@ class PvtV2(nn.Module):
     @nn.compact
     def __call__(
         self, x: Float[Array, "batch height width 3"], available: Bool[Array, "batch height width"], train: bool
-    ) -> tuple[Float[Array, "batch coarse_height coarse_width channels"], ...]:
+    ) -> tuple[Float[Array, "batch _height _width _channels"], ...]:
         """`available` is what every encoder is given; PVT-v2 has no statistics over pixels, so it changes nothing
         here."""
         del available

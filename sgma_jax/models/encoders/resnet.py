@@ -138,7 +138,7 @@ class ResNet(nn.Module):
     @nn.compact
     def __call__(
         self, x: Float[Array, "batch height width 3"], available: Bool[Array, "batch height width"], train: bool
-    ) -> tuple[Float[Array, "batch coarse_height coarse_width channels"], ...]:
+    ) -> tuple[Float[Array, "batch _height _width _channels"], ...]:
         """`available` says which pixels take part in the normalisations' statistics."""
         variant = VARIANTS[self.config.variant]
         masks = {stride: coarsen(available[:, None], stride)[:, 0] for stride in (2, 4, 8, 16, 32)}
