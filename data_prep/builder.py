@@ -17,14 +17,12 @@ from pathlib import Path
 from typing import Any, Generic
 
 import numpy as np
-import tensorflow_datasets as tfds
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
-from tensorflow_datasets.core.dataset_builder import FileReaderBuilder
 
 from data_prep.cluster import BeamOptions, write_with_beam
-from data_prep.shards import Key, Plan, Shard, features, read_report, write_shard
+from data_prep.shards import Key, Plan, Shard, read_report, write_shard
 from data_prep.tallies import Statistics, Tally, with_statistics
 from data_prep.workers import write_in_processes
 from data_prep.workspace import check_target, publish, workspace
@@ -96,6 +94,8 @@ def convert(
                 f"{out}: writing failed ({reason}), so nothing was kept. Free some space, then run the same command "
                 f"again."
             ) from error
+        from data_prep.tfds_records import Tiles
+
         summary = _Summary(plan, shards)
         if not summary.tallies["train"].records:
             raise InputError(
@@ -125,57 +125,6 @@ def convert(
         (finished / MANIFEST).write_text(manifest_to_json(manifest), encoding="utf-8")
         publish(finished, out, folder / "previous")
     return manifest
-
-
-class Tiles(FileReaderBuilder):
-    """The TFDS builder: gives finished shards the names and the description by which TFDS reads them."""
-
-    VERSION = tfds.core.Version("1.0.0")
-
-    def __init__(self, workplace: Path, plan: Plan[Any], shards: Sequence[Shard[Any]], lengths: Sequence[int]) -> None:
-        self._plan, self._shards, self._lengths = plan, shards, lengths
-        super().__init__(data_dir=str(workplace), file_format="array_record")
-
-    def move_to(self, target: Path) -> None:
-        """Describe the shards in the workplace, and leave that folder as `target`."""
-        self.download_and_prepare()
-        Path(self.data_dir).rename(target)
-
-    def _info(self) -> tfds.core.DatasetInfo:
-        return _Info(builder=self, features=features(self._plan.schema))
-
-    def _download_and_prepare(self, dl_manager: Any, download_config: Any = None) -> None:
-        splits = []
-        for split in dict.fromkeys(shard.split for shard in self._shards):
-            template = self._get_filename_template(split_name=split)
-            indices = [shard.index for shard in self._shards if shard.split == split]
-            paths = [
-                Path(template.sharded_filepath(shard_index=i, num_shards=len(indices))) for i in range(len(indices))
-            ]
-            for index, path in zip(indices, paths, strict=True):
-                self._plan.records(index).rename(path)
-            splits.append(
-                tfds.core.SplitInfo(
-                    name=split,
-                    shard_lengths=[self._lengths[index] for index in indices],
-                    num_bytes=sum(path.stat().st_size for path in paths),
-                    filename_template=template,
-                )
-            )
-        self.info.set_splits(tfds.core.splits.SplitDict(splits))
-
-    def _log_download_bytes(self) -> None:
-        """Nothing is downloaded, and standard output is the command's."""
-
-    def _log_download_done(self) -> None:
-        """Say nothing: the command prints its own summary."""
-
-
-class _Info(tfds.core.DatasetInfo):
-    """A data set's description that nobody looks for on the network."""
-
-    def initialize_from_bucket(self) -> None:
-        """TFDS leaves an empty temporary folder behind even where it has been told not to look."""
 
 
 class _Summary:

@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 import tyro
@@ -39,10 +39,10 @@ BAND_NAMES = {"rgb": ("red", "green", "blue")}
 class Options:
     """Convert DELIVER into a data set for training."""
 
-    source: tyro.conf.Positional[Path]
+    source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
     """Folder that holds img, hha, lidar, event and semantic (or a folder around it), or the archive as it was
     downloaded."""
-    out: tyro.conf.Positional[Path]
+    out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
     """Folder to write."""
     depth: Literal["hha", "raw"] = "hha"
     """Depth encoded in three channels, which the published results for "depth" read, or the raw depth."""

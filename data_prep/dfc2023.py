@@ -11,7 +11,7 @@ import contextlib
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import tyro
@@ -38,9 +38,9 @@ NAME = "DFC2023 track 2"
 class Options:
     """Convert DFC2023 track 2 into a data set for training."""
 
-    source: tyro.conf.Positional[Path]
+    source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
     """Folder that holds `train` and the annotations (or a folder around it), or the archive as it was downloaded."""
-    out: tyro.conf.Positional[Path]
+    out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
     """Folder to write."""
     splits: str = "city"
     """"city": whole cities by size, aiming at 70 % training, 10 % validation, 20 % test [C]. Or a CSV with the

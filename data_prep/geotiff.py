@@ -13,6 +13,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import tyro
@@ -34,9 +35,9 @@ from sgma_jax.show.tables import print_dataset
 class Options:
     """Convert GeoTIFFs into a data set for training."""
 
-    source: tyro.conf.Positional[Path]
+    source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
     """Manifest (CSV) or folder with one scene."""
-    out: tyro.conf.Positional[Path]
+    out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
     """Folder to write."""
     modalities: tuple[str, ...] = ()
     """Sensors to convert, in this order; all that SOURCE has if none is named."""

@@ -56,9 +56,9 @@ KINDS = {
 class Options:
     """Convert ISPRS Potsdam into a data set for training."""
 
-    source: tyro.conf.Positional[Path]
+    source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
     """Folder or archive with the files of ISPRS."""
-    out: tyro.conf.Positional[Path]
+    out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
     """Folder to write."""
     dsm: Literal["lastools", "ownapproach", "absolute"] = "lastools"
     """Height above ground after one of the two published normalisations ([C] lastools), or the absolute height."""

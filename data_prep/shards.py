@@ -15,17 +15,10 @@ import sys
 import tempfile
 import types
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
-
-import numpy as np
-import tensorflow_datasets as tfds
-from tensorflow_datasets.core.example_serializer import ExampleSerializer
-from tensorflow_datasets.core.file_adapters import FileFormat
-from tensorflow_datasets.core.writer import ExampleWriter, ShardWriter
-from tensorflow_datasets.proto import tf_example_pb2
 
 from data_prep.tallies import Statistics, Tally
 from sgma_jax.data.schema import IGNORE, Example, Schema, to_record
@@ -96,6 +89,8 @@ def write_shard(plan: Plan[Key], shard: Shard[Key], on_tile: Callable[[], None])
 
     No more than one tile is in memory at a time, besides the buffer of ArrayRecord's writer.
     """
+    from data_prep.tfds_records import write_records
+
     schema = plan.schema
     report = ShardReport(Tally(schema), tuple(Statistics(m.bands) for m in schema.modalities), Counter())
 
@@ -119,9 +114,7 @@ def write_shard(plan: Plan[Key], shard: Shard[Key], on_tile: Callable[[], None])
     # Under names of their own until they are whole: a cluster may try a shard again while the first try still runs.
     with tempfile.TemporaryDirectory(prefix="try-", dir=plan.folder) as folder:
         fresh_records, fresh_report = Path(folder, "records"), Path(folder, "report")
-        shard_features = features(schema)
-        serializer = ExampleSerializer(shard_features.get_serialized_info())
-        ShardWriter(shard_features, serializer, _OrderedWriter(FileFormat.ARRAY_RECORD)).write(records(), fresh_records)
+        write_records(schema, records(), fresh_records)
         fresh_report.write_bytes(pickle.dumps(report))
         fresh_records.replace(plan.records(shard.index))
         fresh_report.replace(plan.report(shard.index))
@@ -131,37 +124,6 @@ def read_report(plan: Plan[Any], index: int) -> ShardReport:
     """The report that `write_shard` left."""
     report: ShardReport = pickle.loads(plan.report(index).read_bytes())
     return report
-
-
-def features(schema: Schema) -> tfds.features.FeaturesDict:
-    """The record of a schema as TFDS describes it."""
-
-    def tensor(shape: tuple[int, ...], dtype: str) -> tfds.features.Tensor:
-        return tfds.features.Tensor(shape=shape, dtype=np.dtype(dtype), encoding="zlib")
-
-    side = (schema.tile, schema.tile)
-    return tfds.features.FeaturesDict(
-        {
-            "id": tfds.features.Text(),
-            "images": {m.name: tensor((*side, m.bands), m.dtype) for m in schema.modalities},
-            "available": tensor((len(schema.modalities), *side), "bool"),
-            "label": tensor(side, "uint8"),
-        }
-    )
-
-
-class _OrderedWriter(ExampleWriter):
-    """Writes the fields of a record in the order of their names. Protocol buffers alone order them anew in every
-    process."""
-
-    def write(self, path: Any, examples: Iterable[tuple[Any, bytes]]) -> Any:
-        return super().write(
-            path,
-            (
-                (key, tf_example_pb2.Example.FromString(data).SerializeToString(deterministic=True))
-                for key, data in examples
-            ),
-        )
 
 
 class _Pickler(pickle.Pickler):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import tyro
@@ -38,7 +39,7 @@ BACKSCATTER = np.array((-13.0, -8.5, -11.5, -8.5, -4.0), np.float32)
 class Options:
     """Write a synthetic city as a converted data set."""
 
-    out: tyro.conf.Positional[Path]
+    out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
     """Folder to write."""
     seed: int = 0
     """Another seed is another city."""

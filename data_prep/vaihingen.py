@@ -41,9 +41,9 @@ KINDS = {
 class Options:
     """Convert ISPRS Vaihingen into a data set for training."""
 
-    source: tyro.conf.Positional[Path]
+    source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
     """Folder or archive with the files of ISPRS."""
-    out: tyro.conf.Positional[Path]
+    out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
     """Folder to write."""
     areas: Annotated[AreaOptions, tyro.conf.arg(name="")] = field(
         default_factory=lambda: AreaOptions(validation=VALIDATION, name="vaihingen")

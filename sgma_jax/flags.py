@@ -18,6 +18,7 @@ import tyro
 from sgma_jax.errors import InputError
 
 Arguments = TypeVar("Arguments")
+Preset = TypeVar("Preset")
 MEANT = {
     "--data.path": ("data", "dataset", "data-dir", "data-root", "data-path", "root"),
     "--data.batch-size": ("batch-size", "batch", "bs", "train-batch-size", "per-device-train-batch-size"),
@@ -33,7 +34,7 @@ MEANT = {
     "--data-path": ("data", "dataset", "data-dir", "data-root"),
     "--sensor": ("input", "image", "images", "sensors", "modality"),
     "--out": ("output", "output-file", "o"),
-    "--batch": ("batch-size", "bs"),
+    "--batch": ("batch-size", "bs", "eval-batch-size", "evaluation-batch-size"),
     "--window": ("tile-size", "patch-size", "crop-size"),
 }
 """Flags, and what other programs call them. Of several flags of one name, the one that the command has is meant."""
@@ -84,6 +85,19 @@ def parse(kind: type[Arguments], arguments: Sequence[str], command: str) -> Argu
     check_flags(command, arguments, flags_of(kind))
     with one_line(command, arguments):
         return tyro.cli(kind, args=list(arguments), prog=command)
+
+
+def parse_beside(
+    kind: type[Arguments], preset: Preset, arguments: Sequence[str], command: str
+) -> tuple[Arguments, Preset]:
+    """Return a command's arguments, and a preset with the fields changed that the other flags name; InputError for
+    wrong ones."""
+    check_flags(command, arguments, flags_of(kind) | flags_of(preset))
+    with one_line(command, arguments):
+        own, rest = tyro.cli(kind, args=list(arguments), return_unknown_args=True, prog=command)
+        return own, tyro.cli(
+            type(preset), default=preset, args=rest, prog=command, config=(tyro.conf.AvoidSubcommands,)
+        )
 
 
 def parse_process(kind: type[Arguments], module: str) -> Arguments:

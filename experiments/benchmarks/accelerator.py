@@ -17,13 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import tyro
-
 from experiments.benchmarks.side_by_side import OURS, Options, check_torch, compete, share_weights, torch_builders
 from experiments.benchmarks.timing import Contender, Subject, note
 from experiments.benchmarks.workload import Workload, config_of
 from sgma_jax.errors import InputError, one_line_errors
 from sgma_jax.files import write_atomically
+from sgma_jax.flags import parse_process
 
 VARIANTS = ("torch eager cheap channels_last", "torch compile cheap channels_last")
 """PyTorch's contenders: the form that is fastest there, eager and compiled."""
@@ -223,7 +222,7 @@ def _write(folder: Path, result: dict[str, Any]) -> None:
 @one_line_errors
 def main() -> None:
     """Measure, write and print."""
-    arguments = tyro.cli(Arguments, prog="accelerator", config=(tyro.conf.AvoidSubcommands,))
+    arguments = parse_process(Arguments, "experiments.benchmarks.accelerator")
     if arguments.against == "torch":
         check_torch()
     print(table(measure(arguments)), file=sys.stdout)

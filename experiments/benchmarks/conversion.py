@@ -16,11 +16,12 @@ from pathlib import Path
 
 import numpy as np
 import rasterio
-import tyro
 from rasterio.transform import from_origin
 
 from data_prep.synthetic import render
 from sgma_jax.data.schema import read_manifest
+from sgma_jax.errors import one_line_errors
+from sgma_jax.flags import parse_process
 
 
 @dataclass(frozen=True)
@@ -103,9 +104,10 @@ def convert_scene(manifest: Path, out: Path, tile: int, workers: int) -> Cost:
     return Cost(seconds, cpu_seconds, peak * kibibyte, written)
 
 
+@one_line_errors
 def main() -> None:
     """The command."""
-    options = tyro.cli(Options, prog="python -m experiments.benchmarks.conversion")
+    options = parse_process(Options, "experiments.benchmarks.conversion")
     with tempfile.TemporaryDirectory() as folder:
         manifest, raw = write_scene(Path(folder), options.side)
         print(f"source: {raw / 1e6:.0f} MB")

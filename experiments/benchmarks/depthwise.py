@@ -15,9 +15,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import tyro
 from jax import lax
 
+from sgma_jax.errors import one_line_errors
+from sgma_jax.flags import parse_process
 from sgma_jax.models import cpu
 from sgma_jax.models.layers import depthwise
 
@@ -93,9 +94,10 @@ def measure(options: Options) -> list[dict[str, Any]]:
     return rows
 
 
+@one_line_errors
 def main() -> None:
     """Measure and print."""
-    options = tyro.cli(Options)
+    options = parse_process(Options, "experiments.benchmarks.depthwise")
     rows = measure(options)
     if options.json:
         print(

@@ -17,13 +17,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import tyro
 from jax import Array
 
 from experiments.benchmarks.naive_fusion import NaiveFusion
 from experiments.benchmarks.timing import note, summary
 from sgma_jax.config import SemanticGuidedFusionConfig
 from sgma_jax.errors import InputError, one_line_errors
+from sgma_jax.flags import parse_process
 from sgma_jax.models.encoders.pvt_v2 import STRIDES, VARIANTS
 from sgma_jax.models.fusions.semantic_guided import SemanticGuidedFusion
 from sgma_jax.models.layers import depthwise
@@ -130,7 +130,7 @@ def measure(classes: int, sensors: int, options: Options) -> dict[str, Any]:
 @one_line_errors
 def main() -> None:
     """Measure and print."""
-    options = tyro.cli(Options, prog="fusion")
+    options = parse_process(Options, "experiments.benchmarks.fusion")
     if options.variant not in VARIANTS or options.size % 32 or options.size < 32:
         raise InputError(f"--variant is one of {', '.join(VARIANTS)}, and --size a multiple of 32.")
     cases = [(k, 3) for k in options.classes] + [(5, m) for m in options.sensors]

@@ -10,8 +10,6 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-import tyro
-
 from experiments.benchmarks.side_by_side import (
     OURS,
     Options,
@@ -23,6 +21,7 @@ from experiments.benchmarks.side_by_side import (
 )
 from experiments.benchmarks.workload import config_of
 from sgma_jax.errors import one_line_errors
+from sgma_jax.flags import parse_process
 
 
 @one_line_errors
@@ -32,7 +31,7 @@ def main() -> None:
     from experiments.benchmarks import ours
     from sgma_jax.modalities import subsets
 
-    options = tyro.cli(Options, prog="inference")
+    options = parse_process(Options, "experiments.benchmarks.inference")
     if options.against == "torch":
         check_torch()
     *parts, everything = ["+".join(s) for s in subsets(config_of(options).data.modalities)]

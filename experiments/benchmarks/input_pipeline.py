@@ -13,8 +13,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import tyro
-
 from data_prep.synthetic import Options as CityOptions
 from data_prep.synthetic import convert_city
 from experiments.benchmarks import ours
@@ -25,6 +23,7 @@ from sgma_jax.config import DataConfig
 from sgma_jax.data.pipeline import open_split, training_batches
 from sgma_jax.data.source import open_source
 from sgma_jax.errors import InputError, one_line_errors
+from sgma_jax.flags import parse_process
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +98,7 @@ def measure(options: Options, folder: Path) -> dict[str, Any]:
 @one_line_errors
 def main() -> None:
     """Measure and print."""
-    options = tyro.cli(Options, prog="input_pipeline")
+    options = parse_process(Options, "experiments.benchmarks.input_pipeline")
     with tempfile.TemporaryDirectory() as name:
         note("with prefetching, a timing holds what is ready already; more --batches make that small")
         result = measure(options, Path(name))

@@ -19,7 +19,8 @@ import sys
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import tyro
+from sgma_jax.errors import one_line_errors
+from sgma_jax.flags import parse_process
 
 SMALL = 32
 """Side of the images in pixels. Parameters, gradients and statistics have their size whatever the images', so the
@@ -175,9 +176,10 @@ def report(options: Options) -> dict[str, Any]:
     }
 
 
+@one_line_errors
 def main() -> None:
     """Count, compute and print."""
-    options = tyro.cli(Options)
+    options = parse_process(Options, "experiments.benchmarks.scaling")
     result = report(options)
     if options.json:
         print(json.dumps(result, indent=2))

@@ -23,13 +23,13 @@ from typing import Any, Literal
 import jax
 import numpy as np
 import rasterio
-import tyro
 from rasterio.transform import from_origin
 
 from data_prep.synthetic import CLASSES, SENSORS, render, schema
 from experiments.benchmarks.timing import note
 from sgma_jax.config import DataConfig, ModelConfig, PvtV2Config, TrainConfig
 from sgma_jax.errors import one_line_errors
+from sgma_jax.flags import parse_process
 from sgma_jax.models.network import initial_variables
 from sgma_jax.prediction.network import windows_of
 from sgma_jax.prediction.options import PredictOptions
@@ -155,7 +155,7 @@ def measure(options: Options, folder: Path) -> dict[str, Any]:
 @one_line_errors
 def main() -> None:
     """Measure and print."""
-    options = tyro.cli(Options, prog="scene")
+    options = parse_process(Options, "experiments.benchmarks.scene")
     one_device_a_core()
     with tempfile.TemporaryDirectory() as name:
         note("the first round compiles and does not count")

@@ -10,8 +10,6 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-import tyro
-
 from experiments.benchmarks.side_by_side import (
     OURS,
     Options,
@@ -22,6 +20,7 @@ from experiments.benchmarks.side_by_side import (
     torch_builders,
 )
 from sgma_jax.errors import one_line_errors
+from sgma_jax.flags import parse_process
 
 
 @one_line_errors
@@ -30,7 +29,7 @@ def main() -> None:
     # Every contender's process imports this file, and PyTorch's should hold no JAX.
     from experiments.benchmarks import ours
 
-    options = tyro.cli(Options, prog="train_step")
+    options = parse_process(Options, "experiments.benchmarks.train_step")
     if options.against == "torch":
         check_torch()
     with tempfile.TemporaryDirectory() as name:

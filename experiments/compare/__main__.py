@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import tyro
-
 from experiments.compare.budget import (
     Budget,
     calibration,
@@ -30,6 +28,7 @@ from sgma_jax.config_check import check
 from sgma_jax.data.schema import check_expected, read_manifest
 from sgma_jax.errors import InputError, one_line_errors
 from sgma_jax.files import write_atomically
+from sgma_jax.flags import parse_process
 from sgma_jax.runs.names import METRICS_FILE
 from sgma_jax.runs.results import result_file
 
@@ -102,7 +101,7 @@ def is_newer(page: Path, sources: list[Path]) -> bool:
 @one_line_errors
 def main() -> None:
     """Run this shard's members, then write the tables of all that is done."""
-    arguments = tyro.cli(Arguments, prog="python -m experiments.compare")
+    arguments = parse_process(Arguments, "experiments.compare")
     if arguments.seeds < 1:
         raise InputError(f"--seeds is {arguments.seeds}; it must be at least 1.")
     base = load_preset(arguments.base)

@@ -14,7 +14,6 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-import tyro
 
 from experiments.benchmarks.timing import note, summary
 from experiments.compare.budget import machine
@@ -25,6 +24,7 @@ from sgma_jax.config import TrainConfig
 from sgma_jax.config_check import check
 from sgma_jax.errors import InputError, one_line_errors
 from sgma_jax.files import write_atomically
+from sgma_jax.flags import parse_process
 from sgma_jax.models.inspection import inspect_subsets
 from sgma_jax.models.network import initial_variables
 
@@ -81,7 +81,7 @@ def costs_of(config: TrainConfig, size: int) -> list[dict[str, Any]]:
 @one_line_errors
 def main() -> None:
     """Measure, then write and print the table."""
-    arguments = tyro.cli(Arguments, prog="python -m experiments.compare.costs")
+    arguments = parse_process(Arguments, "experiments.compare.costs")
     base = load_preset(arguments.base)
     size = arguments.size or base.data.crop
     if size < 1:

@@ -17,6 +17,7 @@ import tyro
 from jaxtyping import Float, UInt8
 
 from sgma_jax.errors import InputError, one_line_errors
+from sgma_jax.flags import parse_process
 from sgma_jax.show.pictures import AnsweredScene, scene_picture
 
 
@@ -103,7 +104,7 @@ def shares(
 @one_line_errors
 def main() -> None:
     """Run the command."""
-    for path in draw(tyro.cli(Arguments)):
+    for path in draw(parse_process(Arguments, "experiments.pictures.scene_maps")):
         print(path)
 
 

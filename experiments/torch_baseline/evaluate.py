@@ -23,6 +23,7 @@ from sgma_jax.data.pipeline import evaluation_batches, open_split
 from sgma_jax.data.source import Source
 from sgma_jax.errors import InputError, one_line_errors
 from sgma_jax.evaluation.metrics import Tally, make_evaluation
+from sgma_jax.flags import parse_process
 from sgma_jax.modalities import subsets
 from sgma_jax.runs.folder import read_config
 from sgma_jax.runs.provenance import provenance
@@ -99,7 +100,7 @@ def evaluate_run(folder: Path, config: TrainConfig, split: str) -> Evaluation:
 @one_line_errors
 def main() -> None:
     """Evaluate what the command line says and print the table."""
-    own = tyro.cli(Arguments, prog="python -m experiments.torch_baseline.evaluate")
+    own = parse_process(Arguments, "experiments.torch_baseline.evaluate")
     config = read_config(own.run)
     if own.data_path:
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, path=own.data_path))

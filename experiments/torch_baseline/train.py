@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import tyro
 from flax.traverse_util import unflatten_dict
 
 from experiments.torch_baseline.evaluate import MODEL_FILE, tally
@@ -35,6 +34,7 @@ from sgma_jax.data.pipeline import open_split, training_batches
 from sgma_jax.errors import InputError, one_line_errors
 from sgma_jax.evaluation.metrics import make_evaluation, score_line
 from sgma_jax.files import write_atomically
+from sgma_jax.flags import parse_beside
 from sgma_jax.interop.pretrained import Pretrained, read_pretrained
 from sgma_jax.interop.torch_weights import state_dict_of
 from sgma_jax.runs.folder import prepare_run
@@ -159,10 +159,8 @@ def main() -> None:
             "a preset comes first, such as `python -m experiments.torch_baseline.train experiments/demo.py --workdir "
             "runs/torch`."
         )
-    own, rest = tyro.cli(Arguments, args=arguments[1:], return_unknown_args=True, add_help=False)
-    config = tyro.cli(
-        TrainConfig, default=load_preset(Path(arguments[0])), args=rest, config=(tyro.conf.AvoidSubcommands,)
-    )
+    command = "python -m experiments.torch_baseline.train"
+    own, config = parse_beside(Arguments, load_preset(Path(arguments[0])), arguments[1:], command)
     fit(config, own.workdir)
 
 

@@ -16,7 +16,7 @@ from sgma_jax.flags import parse
 class ShowArguments:
     """Look at a converted set: print counts, statistics and findings, and draw some of its records."""
 
-    folder: Annotated[Path, tyro.conf.Positional]
+    folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SET")]
     """Folder that a converter wrote."""
     split: str = "train"
     """Split whose records are drawn."""

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import tyro
 
 from sgma_jax.commands.preparation import prepare_jax
+from sgma_jax.errors import InputError
 from sgma_jax.flags import parse
 
 
@@ -17,7 +18,7 @@ from sgma_jax.flags import parse
 class EvaluateArguments:
     """Score a run on every non-empty subset of its sensors, from its newest checkpoint."""
 
-    run: Annotated[Path, tyro.conf.Positional]
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Folder of the run."""
     split: str = "test"
     """Split to score."""
@@ -30,6 +31,8 @@ class EvaluateArguments:
     per class."""
     pictures: int = 0
     """Records of the split to draw, with the prediction of every subset and the robustness maps."""
+    batch: int | None = None
+    """Records at once, if not as many as the run's configuration says; fewer take less memory and change no score."""
     data_path: str | None = None
     """Where the data set lies now, if not where it was trained from."""
 
@@ -47,6 +50,10 @@ def evaluate(arguments: list[str]) -> None:
     from sgma_jax.show.tables import print_analysis, print_evaluation, print_failures
 
     config = read_config(own.run)
+    if own.batch is not None:
+        if own.batch < 1:
+            raise InputError(f"--batch is {own.batch}; give at least 1.")
+        config = dataclasses.replace(config, data=dataclasses.replace(config.data, evaluation_batch_size=own.batch))
     one_device_a_core(config.data.evaluation_batch_size)
     if own.data_path:
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, path=own.data_path))

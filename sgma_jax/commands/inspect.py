@@ -19,7 +19,7 @@ from sgma_jax.flags import parse
 class InspectArguments:
     """Count parameters and multiply-adds of a preset's network, from the compiled programs' own cost analysis."""
 
-    preset: Annotated[Path, tyro.conf.Positional]
+    preset: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="PRESET")]
     """The preset."""
     size: int = 512
     """Side of the image, in pixels."""

@@ -29,7 +29,7 @@ UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 class PredictArguments(PlainOptions):
     """Predict whole scenes from any of a run's sensors, from its newest checkpoint."""
 
-    run: Annotated[Path | None, tyro.conf.Positional] = None
+    run: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")] = None
     """Folder of the run."""
     out: Path
     """GeoTIFF to write; with --scenes the folder for all of them."""

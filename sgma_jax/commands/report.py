@@ -17,7 +17,7 @@ from sgma_jax.flags import parse
 class ReportArguments:
     """Write one self-contained HTML page about one or several runs that `sgma evaluate` has scored."""
 
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Folders of the runs; several stand side by side."""
     out: Path
     """File to write."""

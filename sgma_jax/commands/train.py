@@ -14,7 +14,7 @@ from sgma_jax.commands.preset import load_preset
 from sgma_jax.config import DataConfig, TrainConfig
 from sgma_jax.config_check import check
 from sgma_jax.errors import InputError
-from sgma_jax.flags import check_flags, flags_of, one_line
+from sgma_jax.flags import parse_beside
 
 PROG = "sgma train PRESET --workdir RUN"
 EXAMPLE = TrainConfig(name="PRESET", data=DataConfig(modalities=(), bands=(), classes=()), steps=0)
@@ -65,10 +65,7 @@ def train(arguments: list[str]) -> None:
         )
     if asks:
         _help(preset)
-    check_flags("sgma train", arguments[1:], flags_of(TrainArguments) | flags_of(preset))
-    with one_line("sgma train", arguments[1:]):
-        own, rest = tyro.cli(TrainArguments, args=arguments[1:], return_unknown_args=True, prog=PROG)
-        config = tyro.cli(TrainConfig, default=preset, args=rest, prog=PROG, config=(tyro.conf.AvoidSubcommands,))
+    own, config = parse_beside(TrainArguments, preset, arguments[1:], "sgma train")
     prepare_jax()
     from sgma_jax.distributed import end_on_error, start
     from sgma_jax.sharding import one_device_a_core

@@ -16,7 +16,7 @@ from sgma_jax.flags import parse
 class ImportArguments:
     """Convert an encoder's PyTorch weights into the file that model.pretrained names."""
 
-    file: Annotated[Path, tyro.conf.Positional]
+    file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
     """The weights as they were downloaded: .safetensors, or with PyTorch installed .pth, .pt or .bin."""
     encoder: str
     """What they are of: pvt_v2_b0 to pvt_v2_b5, resnet18, resnet34, resnet50, resnet101, resnet152."""
@@ -28,7 +28,7 @@ class ImportArguments:
 class ExportArguments:
     """Write a run's model, from its newest checkpoint, as a PyTorch state dict in safetensors."""
 
-    run: Annotated[Path, tyro.conf.Positional]
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Folder of the run."""
     out: Path
     """File to write."""

@@ -116,13 +116,15 @@ def test_every_command_answers_a_mistyped_flag(sgma: Command) -> None:
         ("predict run", "sgma predict needs --out PATH. See --help."),
         ("predict run --out a -lr 3", "sgma predict does not know what to do with -lr, 3. See --help."),
         ("predict run --out", "--out has no value; give one. See --help."),
+        ("evaluate", "sgma evaluate needs RUN (Folder of the run). See --help."),
+        ("evaluate run --batch-size 4", "sgma evaluate has no flag --batch-size; --batch is meant. See --help."),
         ("train experiments/demo.py --steps 3", "sgma train needs --workdir PATH. See --help."),
         ("train experiments/demo.py --workdir run --seed x", "--seed is 'x'; give INT. See --help."),
         ("train experiments/demo.py --workdir run more", "sgma train does not know what to do with more. See --help."),
         ("train experiments/demo.py --random-seed 3", "sgma train has no flag --random-seed; --seed is meant. See --help."),
         ("convert geotiff here there --tyle 3", "sgma convert geotiff has no flag --tyle; is --tile meant? See --help."),
         ("convert geotiff here there --tile x", "--tile is 'x'; give INT. See --help."),
-        ("doctor", "sgma doctor needs PATH (Folder or archive with the files of one set). See --help."),
+        ("doctor", "sgma doctor needs SOURCE (Folder or archive with the files of one set). See --help."),
     ],
 )  # fmt: skip
 def test_wrong_words_are_one_line_that_says_what_is_meant(words: str, line: str, sgma: Command, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from data_prep.synthetic import Options, convert_city
@@ -77,6 +78,16 @@ def test_the_zero_protocol_differs_only_where_a_sensor_is_absent(tiny_run: Path,
     assert zero["missing"] == "zero"
     assert [row["coverage"] for row in zero["subsets"]] == [row["coverage"] for row in skip["subsets"]]
     assert zero["subsets"][0]["iou"] != skip["subsets"][0]["iou"]
+
+
+def test_fewer_records_at_once_change_no_score(tiny_run: Path, sgma: Command) -> None:
+    path, found = tiny_run / "evaluation" / "validation.json", []
+    for flags in ((), ("--batch", 1)):
+        assert sgma("evaluate", tiny_run, "--split", "validation", *flags)[0] == 0
+        found.append(json.loads(path.read_text())["subsets"])
+    for usual, one in zip(*found, strict=True):
+        np.testing.assert_allclose(one["confusion"], usual["confusion"], atol=2)  # a tie may fall the other way
+    assert_one_line(sgma("evaluate", tiny_run, "--batch", 0), "--batch is 0")
 
 
 def test_inspect_prints_a_table_and_json(tiny_preset: Path, sgma: Command) -> None:
