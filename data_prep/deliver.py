@@ -109,8 +109,8 @@ def schema(tile: int, kinds: Mapping[str, tuple[int, str]], name: str = "deliver
     return Schema(
         name=name,
         modalities=tuple(
-            Modality(sensor, channels, "digital number", dtype, band_names=BAND_NAMES.get(sensor, ()))
-            for sensor, (channels, dtype) in kinds.items()
+            Modality(modality, channels, "digital number", dtype, band_names=BAND_NAMES.get(modality, ()))
+            for modality, (channels, dtype) in kinds.items()
         ),
         classes=CLASSES,
         palette=PALETTE,
@@ -154,15 +154,15 @@ class TileReader:
         padding = ((0, self.tile - label.shape[0]), (0, self.tile - label.shape[1]))
         shape = (frame.height, frame.width)
         images = {
-            sensor: np.pad(
-                read_image(self.rasters, path, self.kinds[sensor][0], shape, row, column), (*padding, (0, 0))
+            modality: np.pad(
+                read_image(self.rasters, path, self.kinds[modality][0], shape, row, column), (*padding, (0, 0))
             )
-            for sensor, path in frame.files.items()
+            for modality, path in frame.files.items()
         }
         inside = np.pad(np.ones(label.shape, bool), padding)
         return Example(
             images=images,
-            available=np.stack([inside & (sensor in images) for sensor in self.kinds]),
+            available=np.stack([inside & (modality in images) for modality in self.kinds]),
             label=np.pad(label, padding, constant_values=IGNORE),
             id=f"{frame.id}/{row.start:05d}_{column.start:05d}",
         )

@@ -69,7 +69,7 @@ def survey_frames(
     """Read and check everything; `folders` says which folder each sensor is read from. InputError only for a wrong
     file of splits."""
     findings = list(arrangement.findings)
-    heads = {sensor: _Heads() for sensor in folders}
+    heads = {modality: _Heads() for modality in folders}
     known: list[FrameFiles] = []
     shapes: list[tuple[int, int]] = []
     for frame in track(arrangement.frames, "reading frames", console=Console(stderr=True), transient=True):
@@ -85,14 +85,14 @@ def survey_frames(
     findings += problems
     frames, used = [], {}
     for frame, shape, split in zip(known, shapes, chosen, strict=True):
-        names = {sensor: frame.files[folder] for sensor, folder in folders.items() if folder in frame.files}
+        names = {modality: frame.files[folder] for modality, folder in folders.items() if folder in frame.files}
         if split and names:
             label = frame.files["semantic"]
             frames.append(
                 Frame(
                     frame.id,
                     split,
-                    {sensor: tree.files[name] for sensor, name in names.items()},
+                    {modality: tree.files[name] for modality, name in names.items()},
                     tree.files[label],
                     *shape,
                 )
@@ -113,7 +113,7 @@ def _look(
     """The size of the frame's label, None where there is none that can be used, and what is odd."""
     findings: list[Finding] = []
     shape = None
-    for sensor, folder in {"": "semantic", **folders}.items():
+    for modality, folder in {"": "semantic", **folders}.items():
         if folder not in frame.files:
             continue
         name = frame.files[folder]
@@ -127,17 +127,17 @@ def _look(
             elif dataset.colorinterp[0].name == "palette":
                 message = "its colours are numbers of a table; as published they are stored themselves."
                 findings.append(Finding(Severity.ERROR, "colour-table", name, message, AGAIN))
-            elif dataset.dtypes[0] not in ("uint8", "uint16") or (not sensor and dataset.dtypes[0] != "uint8"):
+            elif dataset.dtypes[0] not in ("uint8", "uint16") or (not modality and dataset.dtypes[0] != "uint8"):
                 findings.append(
                     Finding(Severity.ERROR, "wrong-type", name, f"its values are of type {dataset.dtypes[0]}.", AGAIN)
                 )
-            elif not sensor:
+            elif not modality:
                 shape = dataset.shape
                 findings += _check_label(rasters, path, name)
             else:
-                heads[sensor].types[channels_of(dataset.count), dataset.dtypes[0]].append(name)
+                heads[modality].types[channels_of(dataset.count), dataset.dtypes[0]].append(name)
                 if shape and dataset.shape != shape:
-                    heads[sensor].sizes[dataset.shape].append(name)
+                    heads[modality].sizes[dataset.shape].append(name)
         except InputError as error:
             message = str(error).replace(f"{path} ", "").split(". ")[0] + "."
             findings.append(Finding(Severity.ERROR, "unreadable", name, message, AGAIN))
@@ -161,15 +161,15 @@ def _check_label(rasters: Rasters, path: Path, name: str) -> list[Finding]:
 
 def _missing(frames: Sequence[FrameFiles], folders: Mapping[str, str]) -> list[Finding]:
     findings = []
-    for sensor, folder in folders.items():
+    for modality, folder in folders.items():
         without = [frame.id for frame in frames if folder not in frame.files]
         if frames and len(without) == len(frames):
             others = ("--depth raw", "depth") if folder == "hha" else ("--depth hha", "hha")
-            can = sensor == "depth" and any(others[1] in frame.files for frame in frames)
+            can = modality == "depth" and any(others[1] in frame.files for frame in frames)
             remedy = f"Add the folder, or read the folder {others[1]} with {others[0]}." if can else "Add the folder."
-            findings.append(Finding(Severity.ERROR, "sensor-missing", folder, f"no frame has {sensor}.", remedy))
+            findings.append(Finding(Severity.ERROR, "sensor-missing", folder, f"no frame has {modality}.", remedy))
         elif without:
-            message = f"{sensor} is missing in {len(without)} of {len(frames)} frames, first in {without[0]}."
+            message = f"{modality} is missing in {len(without)} of {len(frames)} frames, first in {without[0]}."
             findings.append(Finding(Severity.NOTE, "sensor-missing", folder, message, "It is not available in them."))
     bare = [frame.id for frame in frames if "semantic" not in frame.files]
     if bare:
@@ -189,10 +189,10 @@ def _missing(frames: Sequence[FrameFiles], folders: Mapping[str, str]) -> list[F
 def _agree(heads: Mapping[str, _Heads], folders: Mapping[str, str]) -> tuple[dict[str, tuple[int, str]], list[Finding]]:
     """Channels and type of each sensor, and where its files do not agree on them or on the label's size."""
     kinds, findings = {}, []
-    for sensor, head in heads.items():
+    for modality, head in heads.items():
         for size, names in head.sizes.items():
             message = f"images of {size[0]} x {size[1]} pixels, which is not the size of their labels: {len(names)}."
-            if sensor == "event":
+            if modality == "event":
                 findings.append(
                     Finding(
                         Severity.NOTE,
@@ -207,12 +207,12 @@ def _agree(heads: Mapping[str, _Heads], folders: Mapping[str, str]) -> tuple[dic
         types = sorted(head.types, reverse=True)
         if not types:
             continue
-        kinds[sensor] = types[0]
+        kinds[modality] = types[0]
         if len({dtype for _, dtype in types}) > 1:
             one, other = (head.types[t][0] for t in types[:2])
             message = f"it is of another type than {one}."
             findings.append(
-                Finding(Severity.ERROR, "mixed-types", other, message, f"Make all images of {folders[sensor]} alike.")
+                Finding(Severity.ERROR, "mixed-types", other, message, f"Make all images of {folders[modality]} alike.")
             )
         elif len(types) > 1:
             message = f"images with one channel where others have three: {len(head.types[types[1]])}."

@@ -17,8 +17,8 @@ import numpy as np
 import tyro
 
 from data_prep.builder import Conversion, convert
-from data_prep.dfc2023_files import SENSORS, arrange, is_dfc2023
-from data_prep.dfc2023_pixels import MODALITIES, compose, read_sensor
+from data_prep.dfc2023_files import MODALITY_NAMES, arrange, is_dfc2023
+from data_prep.dfc2023_pixels import MODALITIES, compose, read_modality
 from data_prep.dfc2023_survey import DfcScene, Survey, survey_scenes
 from data_prep.findings import settle
 from data_prep.parallel import ParallelOptions, parallel_arguments
@@ -103,7 +103,7 @@ def schema(tile: int, name: str = "dfc2023") -> Schema:
     """The set's schema, without statistics."""
     return Schema(
         name=name,
-        modalities=tuple(MODALITIES[sensor] for sensor in SENSORS),
+        modalities=tuple(MODALITIES[modality] for modality in MODALITY_NAMES),
         classes=("background", "building"),
         palette=((255, 255, 255), (0, 0, 255)),
         tile=tile,
@@ -142,7 +142,7 @@ class TileReader:
         scene = key.scene
         # The end of the optical image shows in the whole scene only; 512 x 512 pixels are quickly read.
         whole = compose(
-            {name: read_sensor(self.rasters, path) for name, path in scene.files.items()},
+            {name: read_modality(self.rasters, path) for name, path in scene.files.items()},
             scene.footprints,
             self.max_height,
         )

@@ -11,7 +11,7 @@ from data_prep.cities import Place, place_of
 from data_prep.findings import Finding, Severity
 from data_prep.sources import SourceTree
 
-SENSORS = ("rgb", "dsm", "sar")
+MODALITY_NAMES = ("rgb", "dsm", "sar")
 """In the paper's order."""
 PUBLISHED = {"train": 1773, "val": 579, "test": 605}
 """Scenes as delivered; only those of train have labels."""
@@ -61,8 +61,8 @@ def arrange(tree: SourceTree) -> Arrangement:
     copies: dict[str, dict[str, dict[str, str]]] = {}
     for name in tree.files:
         if match := IMAGE.fullmatch(name):
-            sensors = copies.setdefault(match["base"], {}).setdefault(match["stem"], {})
-            sensors.setdefault(FOLDERS[match["folder"].lower()], name)
+            modalities = copies.setdefault(match["base"], {}).setdefault(match["stem"], {})
+            modalities.setdefault(FOLDERS[match["folder"].lower()], name)
     documents = [name for name in tree.files if ANNOTATIONS.fullmatch(name)]
     if not copies:
         message = "there is no folder train/rgb, train/sar or train/dsm with scenes (*.tif)."
@@ -73,8 +73,8 @@ def arrange(tree: SourceTree) -> Arrangement:
 
     def completeness(base: str) -> tuple[bool, bool, int]:
         described = any(name.startswith(base) for name in documents)
-        heights = any("dsm" in sensors for sensors in copies[base].values())
-        return described, heights, sum(len(sensors) for sensors in copies[base].values())
+        heights = any("dsm" in modalities for modalities in copies[base].values())
+        return described, heights, sum(len(modalities) for modalities in copies[base].values())
 
     # Also track 1 has a folder train/rgb, but neither heights nor these annotations. Of equal ones `max` takes the
     # first.
@@ -127,7 +127,7 @@ def arrange(tree: SourceTree) -> Arrangement:
             )
         )
     rows = [("annotations", annotations or "missing"), ("scenes of train", f"{len(scenes)} of {PUBLISHED['train']}")]
-    rows += [(f"  with {sensor}", str(sum(sensor in s.files for s in scenes))) for sensor in SENSORS]
+    rows += [(f"  with {modality}", str(sum(modality in s.files for s in scenes))) for modality in MODALITY_NAMES]
     rows += [
         (f"scenes of {split}", f"{unlabelled[split]} of {PUBLISHED[split]}, without labels")
         for split in ("val", "test")
@@ -143,18 +143,18 @@ def _scene(stem: str, files: Mapping[str, str]) -> SceneFiles:
 
 def _missing(scenes: tuple[SceneFiles, ...], base: str) -> list[Finding]:
     findings = []
-    for sensor in SENSORS:
-        without = [scene.name for scene in scenes if sensor not in scene.files]
+    for modality in MODALITY_NAMES:
+        without = [scene.name for scene in scenes if modality not in scene.files]
         if len(without) == len(scenes):
-            message = f"no scene has {sensor}."
+            message = f"no scene has {modality}."
             findings.append(
-                Finding(Severity.ERROR, "sensor-missing", f"{base}train", message, f"Add the folder train/{sensor}.")
+                Finding(Severity.ERROR, "sensor-missing", f"{base}train", message, f"Add the folder train/{modality}.")
             )
         elif without:
-            message = f"{sensor} is missing in {len(without)} of {len(scenes)} scenes, first in {without[0]}."
+            message = f"{modality} is missing in {len(without)} of {len(scenes)} scenes, first in {without[0]}."
             findings.append(
                 Finding(
-                    Severity.NOTE, "sensor-missing", f"{base}train/{sensor}", message, "It is not available in them."
+                    Severity.NOTE, "sensor-missing", f"{base}train/{modality}", message, "It is not available in them."
                 )
             )
     if len(scenes) != PUBLISHED["train"]:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from rasterio.features import rasterize, shapes, sieve
 
-from data_prep.dfc2023_files import SENSORS
+from data_prep.dfc2023_files import MODALITY_NAMES
 from data_prep.footprints import Raster
 from sgma_jax.data.rasters import Box, Rasters, as_stored
 from sgma_jax.data.schema import IGNORE, Modality
@@ -51,7 +51,7 @@ class Pixels(NamedTuple):
     """bool [height, width]: heights that no building of the set has."""
 
 
-def read_sensor(rasters: Rasters, path: Path) -> Seen:
+def read_modality(rasters: Rasters, path: Path) -> Seen:
     """A file's pixels. InputError where it cannot be read."""
     dataset = rasters.open(path)
     box = Box(0, 0, max(dataset.shape))
@@ -69,7 +69,7 @@ def read_sensor(rasters: Rasters, path: Path) -> Seen:
 def compose(seen: Mapping[str, Seen], footprints: Raster, max_height: float) -> Pixels:
     """The scene as it is converted."""
     shape = (footprints.height, footprints.width)
-    available = np.stack([seen[name].valid if name in seen else np.zeros(shape, bool) for name in SENSORS])
+    available = np.stack([seen[name].valid if name in seen else np.zeros(shape, bool) for name in MODALITY_NAMES])
     rgb, dsm, sar = available  # views: what is changed below is changed in `available`
     images = {name: part.values for name, part in seen.items()}
     building = footprints.mask()

@@ -13,7 +13,7 @@ from rich.progress import track
 
 from data_prep.cities import Place, neighbours_apart, split_by_city
 from data_prep.dfc2023_files import Arrangement, SceneFiles
-from data_prep.dfc2023_pixels import MODALITIES, Seen, compose, read_sensor
+from data_prep.dfc2023_pixels import MODALITIES, Seen, compose, read_modality
 from data_prep.findings import Finding, Severity
 from data_prep.footprints import Footprints, Raster, blank, read_footprints
 from data_prep.sources import SourceTree
@@ -91,7 +91,7 @@ def survey_scenes(
     scenes = tuple(
         DfcScene(
             scene.name,
-            {sensor: tree.files[name] for sensor, name in scene.files.items()},
+            {modality: tree.files[name] for modality, name in scene.files.items()},
             footprints.rasters[scene.name],
             split,
         )
@@ -146,14 +146,14 @@ def _look(tree: SourceTree, rasters: Rasters, scene: SceneFiles, footprints: Ras
     findings: list[Finding] = []
     seen: dict[str, Seen] = {}
     group, place, bare = scene.city, scene.place, False
-    for sensor, name in scene.files.items():
+    for modality, name in scene.files.items():
         path = tree.files[name]
-        bands, dtype = MODALITIES[sensor].bands, MODALITIES[sensor].dtype
+        bands, dtype = MODALITIES[modality].bands, MODALITIES[modality].dtype
         try:
             dataset = rasters.open(path)
             kind = (len(rasters.bands(path)), dataset.dtypes[0])
             if kind != (bands, dtype):
-                message = f"{kind[0]} bands of {kind[1]} are no {sensor}, which has {bands} of {dtype}."
+                message = f"{kind[0]} bands of {kind[1]} are no {modality}, which has {bands} of {dtype}."
                 findings.append(Finding(Severity.ERROR, "wrong-type", name, message, "Download the file again."))
                 continue
             footprints = footprints or blank(*dataset.shape)
@@ -165,7 +165,7 @@ def _look(tree: SourceTree, rasters: Rasters, scene: SceneFiles, footprints: Ras
                 )
                 findings.append(Finding(Severity.ERROR, "wrong-size", name, message, "Download the file again."))
             else:
-                seen[sensor] = read_sensor(rasters, path)
+                seen[modality] = read_modality(rasters, path)
         except InputError as error:
             message = str(error).replace(f"{path} ", "").split(". ")[0] + "."
             findings.append(Finding(Severity.ERROR, "unreadable", name, message, "Download the file again."))
@@ -179,12 +179,12 @@ def _look(tree: SourceTree, rasters: Rasters, scene: SceneFiles, footprints: Ras
     if footprints and len(seen) == len(scene.files):
         findings += _check_pixels(scene, seen, footprints, max_height)
         first = tree.files[scene.files[next(iter(seen))]]
-        for sensor in list(seen)[1:]:
-            path = tree.files[scene.files[sensor]]
+        for modality in list(seen)[1:]:
+            path = tree.files[scene.files[modality]]
             if not rasters.is_aligned(path, first):
                 message = f"its coordinates are not those of {scene.files[next(iter(seen))]}."
                 remedy = "Download both again, or accept to lay them pixel on pixel."
-                findings.append(Finding(Severity.REFUSED, "not-aligned", scene.files[sensor], message, remedy))
+                findings.append(Finding(Severity.REFUSED, "not-aligned", scene.files[modality], message, remedy))
     return _Look(group, place, bare, tuple(findings))
 
 

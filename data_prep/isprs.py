@@ -97,7 +97,7 @@ class Layout:
     """What the set calls an area; also the column of --splits FILE."""
     kinds: Mapping[str, Kind]
     """All products by our name for them; "label" and "eroded" are the labels."""
-    sensors: Mapping[str, tuple[tuple[str, tuple[int, ...]], ...]]
+    modalities: Mapping[str, tuple[tuple[str, tuple[int, ...]], ...]]
     """Per sensor, the products that have it and the bands there, the preferred one first."""
     units: Mapping[str, str]
     """Per sensor."""
@@ -119,7 +119,7 @@ class Area:
     split: str
     height: int
     width: int
-    sensors: Mapping[str, Layer]
+    modalities: Mapping[str, Layer]
     """Only of the sensors that it has."""
     label: File
 
@@ -161,12 +161,12 @@ def area_schema(name: str, modalities: tuple[Modality, ...], options: AreaOption
     )
 
 
-def check_options(options: AreaOptions, sensors: Sequence[str]) -> None:
+def check_options(options: AreaOptions, modalities: Sequence[str]) -> None:
     """Raise InputError for an option that cannot be meant."""
     check_tiling(options.tile, options.stride)
     for name in options.modalities:
-        if name not in sensors:
-            raise InputError(f"--modalities names {name!r}; this set has {', '.join(sensors)}.")
+        if name not in modalities:
+            raise InputError(f"--modalities names {name!r}; this set has {', '.join(modalities)}.")
         if options.modalities.count(name) > 1:
             raise InputError(f"--modalities names {name!r} twice; name each sensor once.")
 
@@ -190,7 +190,7 @@ class AreaReader:
         images: dict[str, np.ndarray] = {}
         available = np.zeros((len(self.modalities), self.side, self.side), bool)
         for row, modality in enumerate(self.modalities):
-            if layer := area.sensors.get(modality.name):
+            if layer := area.modalities.get(modality.name):
                 pixels, mask = read_layer(self.rasters, layer, tile.row.start, tile.column.start, self.side)
                 inside = np.zeros_like(mask)
                 inside[: area.height - tile.row.start, : area.width - tile.column.start] = True

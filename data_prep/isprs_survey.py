@@ -43,8 +43,8 @@ def survey_areas(rasters: Rasters, tree: SourceTree, layout: Layout, options: Ar
 
     Raises InputError for options that cannot be meant; what is wrong with the source is among the findings.
     """
-    check_options(options, tuple(layout.sensors))
-    sensors = options.modalities or tuple(layout.sensors)
+    check_options(options, tuple(layout.modalities))
+    modalities = options.modalities or tuple(layout.modalities)
     found = find_files(tree, layout.kinds)
     findings: list[Finding] = []
     chosen: Chosen = {
@@ -53,10 +53,10 @@ def survey_areas(rasters: Rasters, tree: SourceTree, layout: Layout, options: Ar
     }
     splits = _assign(layout, options, chosen, findings)
     _list_missing(layout, chosen, splits, options, findings)
-    for sensor in sensors:
-        if not any(chosen[kind] for kind, _ in layout.sensors[sensor]):
-            what = " or ".join(layout.kinds[kind].what for kind, _ in layout.sensors[sensor])
-            others = " ".join(s for s in sensors if s != sensor)
+    for modality in modalities:
+        if not any(chosen[kind] for kind, _ in layout.modalities[modality]):
+            what = " or ".join(layout.kinds[kind].what for kind, _ in layout.modalities[modality])
+            others = " ".join(s for s in modalities if s != modality)
             remedy = (
                 f"Add the files, or leave the sensor out with --modalities {others}." if others else "Add the files."
             )
@@ -65,26 +65,26 @@ def survey_areas(rasters: Rasters, tree: SourceTree, layout: Layout, options: Ar
                     Severity.ERROR,
                     "no-sensor",
                     what,
-                    f"there is no file of it at all, so nothing shows {sensor}.",
+                    f"there is no file of it at all, so nothing shows {modality}.",
                     remedy,
                 )
             )
     areas: list[Area] = []
-    lacking: dict[str, list[str]] = {sensor: [] for sensor in sensors}
+    lacking: dict[str, list[str]] = {modality: [] for modality in modalities}
     used: dict[str, Path] = {}
-    checks = _AreaChecks(rasters, layout, options, sensors, lacking, findings)
+    checks = _AreaChecks(rasters, layout, options, modalities, lacking, findings)
     for identity in track(sorted(splits, key=area_key), "checking", console=Console(stderr=True), transient=True):
         files = {kind: ids[identity] for kind, ids in chosen.items() if identity in ids}
         area = checks.check(identity, splits[identity], files)
         if area:
             areas.append(area)
-            used |= dict([area.label, *(layer.file for layer in area.sensors.values())])
+            used |= dict([area.label, *(layer.file for layer in area.modalities.values())])
         rasters.close()
-    for sensor, ids in lacking.items():
-        if ids and any(chosen[kind] for kind, _ in layout.sensors[sensor]):
-            what = layout.kinds[layout.sensors[sensor][0][0]].what
+    for modality, ids in lacking.items():
+        if ids and any(chosen[kind] for kind, _ in layout.modalities[modality]):
+            what = layout.kinds[layout.modalities[modality][0][0]].what
             message = (
-                f"missing or empty for {len(ids)} of {len(splits)} {layout.noun}s, where {sensor} would not be "
+                f"missing or empty for {len(ids)} of {len(splits)} {layout.noun}s, where {modality} would not be "
                 f"available: {', '.join(ids)}."
             )
             remedy = "Add the files, or choose another product or other sensors."
@@ -101,18 +101,18 @@ def survey_areas(rasters: Rasters, tree: SourceTree, layout: Layout, options: Ar
                 Severity.NOTE, "no-validation", "splits", "there is no validation split to score a training on.", remedy
             )
         )
-    modalities = tuple(_modality(layout, sensor) for sensor in sensors)
-    return AreaSurvey(_inventory(tree, layout, chosen, splits), tuple(findings), tuple(areas), modalities, used)
+    described = tuple(_modality(layout, name) for name in modalities)
+    return AreaSurvey(_inventory(tree, layout, chosen, splits), tuple(findings), tuple(areas), described, used)
 
 
-def _modality(layout: Layout, sensor: str) -> Modality:
-    kind, bands = layout.sensors[sensor][0]
+def _modality(layout: Layout, name: str) -> Modality:
+    kind, bands = layout.modalities[name][0]
     return Modality(
-        sensor,
+        name,
         len(bands),
-        layout.units[sensor],
+        layout.units[name],
         layout.kinds[kind].dtype,
-        band_names=layout.band_names.get(sensor, ()),
+        band_names=layout.band_names.get(name, ()),
     )
 
 
@@ -174,7 +174,7 @@ def _assign(layout: Layout, options: AreaOptions, chosen: Chosen, findings: list
 def _list_missing(
     layout: Layout, chosen: Chosen, splits: Mapping[str, str], options: AreaOptions, findings: list[Finding]
 ) -> None:
-    images = [kind for alternatives in layout.sensors.values() for kind, _ in alternatives]
+    images = [kind for alternatives in layout.modalities.values() for kind, _ in alternatives]
     for split in SPLITS:
         members = sorted((i for i in splits if splits[i] == split), key=area_key)
         label = _label_kind(options, split)
@@ -200,17 +200,19 @@ class _AreaChecks(NamedTuple):
     rasters: Rasters
     layout: Layout
     options: AreaOptions
-    sensors: Sequence[str]
+    modalities: Sequence[str]
     lacking: dict[str, list[str]]
     """Areas without a file of a sensor, or with an empty one."""
     findings: list[Finding]
 
     def check(self, identity: str, split: str, files: Mapping[str, File]) -> Area | None:
         """Check an area's files against each other; None where it cannot be converted."""
-        wanted = {s: [(kind, bands) for kind, bands in self.layout.sensors[s] if kind in files] for s in self.sensors}
+        wanted = {
+            s: [(kind, bands) for kind, bands in self.layout.modalities[s] if kind in files] for s in self.modalities
+        }
         label_kind = _label_kind(self.options, split)
         if label_kind not in files or not any(
-            kind in files for alternatives in self.layout.sensors.values() for kind, _ in alternatives
+            kind in files for alternatives in self.layout.modalities.values() for kind, _ in alternatives
         ):
             return None  # told of all such areas together
         # Each sound file is read once, however many sensors it serves; a broken one is told once.
@@ -230,20 +232,20 @@ class _AreaChecks(NamedTuple):
             return None
         label = files[label_kind]
         layers: dict[str, Layer] = {}
-        for sensor in self.sensors:
-            usable = [(kind, bands) for kind, bands in wanted[sensor] if kind in sound and kind not in empty]
+        for modality in self.modalities:
+            usable = [(kind, bands) for kind, bands in wanted[modality] if kind in sound and kind not in empty]
             if not usable:
-                self.lacking[sensor] += [identity] if all(kind in empty for kind, _ in wanted[sensor]) else []
+                self.lacking[modality] += [identity] if all(kind in empty for kind, _ in wanted[modality]) else []
                 continue
             placed = []
             for kind, bands in usable:
-                offset, problems = check_grid(self.rasters, files[kind], label, may_be_short=sensor == "dsm")
+                offset, problems = check_grid(self.rasters, files[kind], label, may_be_short=modality == "dsm")
                 self.findings.extend(p for p in problems if p not in self.findings)
                 if offset is not None:
                     placed.append(Layer(files[kind], bands, offset))
             if placed:
-                layers[sensor] = placed[0]
-            if sensor == "nir":
+                layers[modality] = placed[0]
+            if modality == "nir":
                 for other in placed[1:]:
                     first = placed[0]
                     problems = check_same_band(self.rasters, other.file, other.bands[0], first.file, first.bands[0])

@@ -81,9 +81,9 @@ def survey(tree: SourceTree, options: Options) -> AreaSurvey:
             return surveyed
         absolute = find_files(tree, {"absolute": KINDS["absolute"]})["absolute"]
         pairs = [
-            (a.sensors["dsm"].file, absolute[a.id][0])
+            (a.modalities["dsm"].file, absolute[a.id][0])
             for a in surveyed.areas
-            if "dsm" in a.sensors and a.id in absolute
+            if "dsm" in a.modalities and a.id in absolute
         ]
         measured = [levels for pair in pairs if (levels := levels_per_metre(rasters, *pair)) is not None]
     unit = ""
@@ -102,7 +102,7 @@ def _layout(dsm: str) -> Layout:
     return Layout(
         noun="tile",
         kinds=KINDS,
-        sensors={
+        modalities={
             "rgb": (("rgb", (1, 2, 3)), ("rgbir", (1, 2, 3))),
             "dsm": ((dsm, (1,)),),
             "nir": (("rgbir", (4,)), ("irrg", (1,))),

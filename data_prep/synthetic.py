@@ -25,7 +25,7 @@ from sgma_jax.errors import InputError, one_line_errors
 from sgma_jax.flags import parse_process
 from sgma_jax.show.tables import print_dataset
 
-SENSORS = ("rgb", "nir", "dsm", "sar")
+MODALITY_NAMES = ("rgb", "nir", "dsm", "sar")
 CLASSES = ("impervious", "building", "low_vegetation", "tree", "car")
 PALETTE = ((255, 255, 255), (0, 0, 255), (0, 255, 255), (0, 255, 0), (255, 255, 0))
 """ISPRS colours."""
@@ -79,7 +79,7 @@ def render(seed: int, split: str, index: int, size: int) -> Example:
     optical = _optical(rng, city)
     images = {"rgb": optical[..., :3], "nir": optical[..., 3:], "dsm": _surface(rng, city), "sar": _radar(rng, city)}
     available = _availability(rng, split, index, size)
-    for name, mask in zip(SENSORS, available, strict=True):
+    for name, mask in zip(MODALITY_NAMES, available, strict=True):
         images[name] = np.where(mask[..., None], images[name], np.zeros((), images[name].dtype))
     return Example(images, available, city.label, f"{split}/{index:05d}")
 
@@ -187,22 +187,22 @@ def _blur(image: np.ndarray) -> np.ndarray:
 
 def _availability(rng: np.random.Generator, split: str, index: int, size: int) -> np.ndarray:
     """bool [sensor, size, size]. Which records are incomplete goes by the index, so that small sets have some too."""
-    available = np.ones((len(SENSORS), size, size), bool)
+    available = np.ones((len(MODALITY_NAMES), size, size), bool)
     every = INCOMPLETE_EVERY[split]
-    sensor = (index // every) % len(SENSORS)
+    modality = (index // every) % len(MODALITY_NAMES)
     if index % every == every // 2:
-        available[sensor] = False
+        available[modality] = False
     elif index % every == every - 3:
-        if SENSORS[sensor] == "sar":  # swath edge
+        if MODALITY_NAMES[modality] == "sar":  # swath edge
             y, x = np.mgrid[:size, :size] / size - 0.5
             bearing = rng.uniform(0, 2 * np.pi)
-            available[sensor] = x * np.cos(bearing) + y * np.sin(bearing) < rng.uniform(-0.1, 0.2)
+            available[modality] = x * np.cos(bearing) + y * np.sin(bearing) < rng.uniform(-0.1, 0.2)
         else:  # a cloud, or a hole where matching failed
             veil = smooth_noise(rng, size, size / 3)
             gone = veil > np.quantile(veil, rng.uniform(0.5, 0.8))
-            available[sensor] = ~gone
-            if SENSORS[sensor] == "rgb":  # the same cloud hides the near infrared
-                available[SENSORS.index("nir")] = ~gone
+            available[modality] = ~gone
+            if MODALITY_NAMES[modality] == "rgb":  # the same cloud hides the near infrared
+                available[MODALITY_NAMES.index("nir")] = ~gone
     return available
 
 

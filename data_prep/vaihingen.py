@@ -61,7 +61,7 @@ def survey(tree: SourceTree, options: Options) -> AreaSurvey:
     layout = Layout(
         noun="area",
         kinds=KINDS,
-        sensors={"irrg": (("irrg", (1, 2, 3)),), "dsm": (("absolute", (1,)),)},
+        modalities={"irrg": (("irrg", (1, 2, 3)),), "dsm": (("absolute", (1,)),)},
         units={"irrg": "digital number", "dsm": "metre"},
         band_names={"irrg": ("near infrared", "red", "green")},
         train=TRAIN,

@@ -209,7 +209,7 @@ def _put(part: np.ndarray, sharding: NamedSharding) -> jax.Array:
         return jax.make_array_from_process_local_data(sharding, part)
 
 
-def everywhere(tree: Any, mesh: Mesh) -> Any:
+def put_replicated(tree: Any, mesh: Mesh) -> Any:
     """The tree with every array whole on every device, as evaluation wants it: then no program of it has to gather
     anything."""
     return jax.tree.map(lambda x: in_turn(jax.device_put(x, replicated(mesh))), tree)

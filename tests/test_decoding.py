@@ -82,7 +82,7 @@ def test_numbers_in_files_are_finite(tmp_path: Path) -> None:
     )
     write_result(path, found)
     fields = json.loads(path.read_text(), parse_constant=lambda word: pytest.fail(word))
-    assert (fields["version"], fields["average"], fields["bernoulli"]) == (1, None, {"0.1": None, "0.2": 0.5})
+    assert (fields["version"], fields["average"], fields["bernoulli"]) == (2, None, {"0.1": None, "0.2": 0.5})
     assert fields["provenance"] == {"counts": [0, 1], "loss": [None]}
     back = read_result(path, Evaluation)
     assert back == dataclasses.replace(
@@ -92,7 +92,7 @@ def test_numbers_in_files_are_finite(tmp_path: Path) -> None:
 
 
 def test_a_field_that_is_itself_called_kind_is_a_field(tmp_path: Path) -> None:
-    failure = FailureScores(sensor="rgb", kind="noise", level=0.5, miou=0.5, f1=None, oa=None, iou={"a": 1.0})
+    failure = FailureScores(modality="rgb", kind="noise", level=0.5, miou=0.5, f1=None, oa=None, iou={"a": 1.0})
     found = Corruptions(
         split="test",
         modalities=("rgb",),
@@ -105,6 +105,28 @@ def test_a_field_that_is_itself_called_kind_is_a_field(tmp_path: Path) -> None:
     )
     write_result(tmp_path / "test_corruptions.json", found)
     assert read_result(tmp_path / "test_corruptions.json", Corruptions) == found
+
+
+def test_the_first_version_called_the_modality_that_fails_a_sensor(tmp_path: Path) -> None:
+    scores = {"miou": 0.5, "f1": 0.5, "oa": 0.5, "iou": {"a": 0.5}}
+    first = {
+        "split": "test",
+        "modalities": ["rgb"],
+        "classes": ["a"],
+        "missing": "skip",
+        "clean": 0.5,
+        "missing_wholly": {"rgb": None},
+        "failures": [{"sensor": "rgb", "kind": "noise", "level": 0.5, **scores}],
+        "provenance": {},
+    }
+    path = result_file(tmp_path, "test", "_corruptions.json")
+    path.parent.mkdir()
+    path.write_text(json.dumps(first))
+    (failure,) = read_result(path, Corruptions).failures
+    assert (failure.modality, failure.kind, failure.miou) == ("rgb", "noise", 0.5)
+    path.write_text(json.dumps({**first, "failures": [1]}))
+    with pytest.raises(InputError, match=r"_corruptions\.json: its fields are not those of version 1"):
+        read_result(path, Corruptions)
 
 
 @pytest.mark.parametrize("content", ["[1, 2]", "{", ""])

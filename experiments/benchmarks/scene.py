@@ -25,7 +25,7 @@ import numpy as np
 import rasterio
 from rasterio.transform import from_origin
 
-from data_prep.synthetic import CLASSES, SENSORS, render, schema
+from data_prep.synthetic import CLASSES, MODALITY_NAMES, render, schema
 from experiments.benchmarks.timing import note
 from sgma_jax.config import DataConfig, ModelConfig, PvtV2Config, TrainConfig
 from sgma_jax.errors import one_line_errors
@@ -63,7 +63,7 @@ class UntrainedRun(Run):
     """A run without a folder: fresh weights, and statistics that any will do for."""
 
     def __init__(self, options: Options) -> None:
-        data = DataConfig(modalities=SENSORS, bands=(3, 1, 1, 1), classes=CLASSES, crop=options.window)
+        data = DataConfig(modalities=MODALITY_NAMES, bands=(3, 1, 1, 1), classes=CLASSES, crop=options.window)
         model = ModelConfig(encoder=PvtV2Config(variant=options.encoder))
         super().__init__("untrained", TrainConfig(name="untrained", data=data, model=model, steps=1))
         plain = schema(options.window)
@@ -102,7 +102,7 @@ def measure(options: Options, folder: Path) -> dict[str, Any]:
     """Medians and spread of both, and their ratio."""
     run = UntrainedRun(options)
     files: dict[str, Path | str | Sequence[Path | str]] = dict(write_city(folder, options.size))
-    model = windows_of(run, SENSORS, options.window, options.batch)
+    model = windows_of(run, MODALITY_NAMES, options.window, options.batch)
     chosen = PredictOptions(window=options.window, batch=options.batch, overwrite=True)
     tiling = Tiling(options.size, options.size, options.window, default_overlap(options.window))
     with open_scene(run, files, chosen) as scene:
@@ -111,7 +111,8 @@ def measure(options: Options, folder: Path) -> dict[str, Any]:
     windows += windows[: -len(windows) % model.batch]
     groups = [windows[i : i + model.batch] for i in range(0, len(windows), model.batch)]
     batches = [
-        ({n: np.stack([w.images[n] for w in g]) for n in SENSORS}, np.stack([w.available for w in g])) for g in groups
+        ({n: np.stack([w.images[n] for w in g]) for n in MODALITY_NAMES}, np.stack([w.available for w in g]))
+        for g in groups
     ]
 
     def bare() -> None:

@@ -63,12 +63,12 @@ def costs_of(config: TrainConfig, size: int) -> list[dict[str, Any]]:
         for _ in range(RUNS + 1):
             began = time.perf_counter()
             jax.block_until_ready(
-                costs.program(variables, images, available, jnp.arange(costs.sensors, dtype=jnp.int32))
+                costs.program(variables, images, available, jnp.arange(costs.modalities, dtype=jnp.int32))
             )
             seconds.append(time.perf_counter() - began)
         rows.append(
             {
-                "sensors": costs.sensors,
+                "sensors": costs.modalities,
                 "parameters": parameters,
                 "multiply_adds": costs.multiply_adds,
                 "peak_bytes": costs.peak_bytes,

@@ -44,7 +44,7 @@ def _failures(reports: Sequence[Corruptions]) -> dict[str, Any]:
 
     def failing(which: Sequence[str], kind: str) -> dict[str, Any]:
         return over_seeds(
-            [_mean(row.miou for row in r.failures if row.sensor in which and row.kind == kind) for r in reports]
+            [_mean(row.miou for row in r.failures if row.modality in which and row.kind == kind) for r in reports]
         )
 
     def missing(which: Sequence[str]) -> dict[str, Any]:

@@ -32,32 +32,36 @@ BLOCK = 16
 class Failure(NamedTuple):
     """One sensor failing in one way."""
 
-    sensor: str
+    modality: str
     kind: Kind
     level: float
     """As in LEVELS."""
 
 
-def failures(sensors: Sequence[str]) -> list[Failure]:
+def failures(modalities: Sequence[str]) -> list[Failure]:
     """The whole protocol: each sensor alone, each kind, each level."""
-    return [Failure(sensor, kind, level) for sensor in sensors for kind in get_args(Kind) for level in LEVELS[kind]]
+    return [
+        Failure(modality, kind, level) for modality in modalities for kind in get_args(Kind) for level in LEVELS[kind]
+    ]
 
 
-def corrupt(batch: Batch, record_ids: Sequence[str], sensors: Sequence[str], failure: Failure, seed: int = 0) -> Batch:
+def corrupt(
+    batch: Batch, record_ids: Sequence[str], modalities: Sequence[str], failure: Failure, seed: int = 0
+) -> Batch:
     """The batch with one sensor of every record corrupted; `record_ids` are the names of its first records, the
     others are padding.
 
     Higher levels of a record are the same draw, only more of it: the blocks missing at 0.25 are missing at 0.5 too,
     and a shift keeps its direction. What was not available stays so.
     """
-    place = list(sensors).index(failure.sensor)
-    image, available = batch.images[failure.sensor].copy(), batch.available.copy()
+    place = list(modalities).index(failure.modality)
+    image, available = batch.images[failure.modality].copy(), batch.available.copy()
     for row, record in enumerate(record_ids):
         # By name, so that neither the order of the sensors nor of the records changes what a record suffers.
-        digest = hashlib.sha256(f"{seed}/{record}/{failure.sensor}/{failure.kind}".encode()).digest()
+        digest = hashlib.sha256(f"{seed}/{record}/{failure.modality}/{failure.kind}".encode()).digest()
         rng = np.random.default_rng(int.from_bytes(digest[:16], "little"))
         image[row], available[row, place] = _corrupted(image[row], available[row, place], failure, rng)
-    return batch._replace(images={**batch.images, failure.sensor: image}, available=available)
+    return batch._replace(images={**batch.images, failure.modality: image}, available=available)
 
 
 def _corrupted(

@@ -292,7 +292,7 @@ def check_expected(schema: Schema, modalities: Sequence[str], bands: Sequence[in
 
 
 def _check_lengths(manifest: Manifest) -> None:
-    sensors, classes = len(manifest.schema.modalities), len(manifest.schema.classes)
+    modalities, classes = len(manifest.schema.modalities), len(manifest.schema.classes)
     lengths: list[tuple[str, Sequence[Any], int]] = []
     for modality in manifest.schema.modalities:
         lengths += [
@@ -301,7 +301,7 @@ def _check_lengths(manifest: Manifest) -> None:
     for split, counts in manifest.splits.items():
         lengths.append((f"splits.{split}.labelled_pixels", counts.labelled_pixels, classes))
         lengths += [
-            (f"splits.{split}.{f}", getattr(counts, f), sensors) for f in ("records_available", "pixels_available")
+            (f"splits.{split}.{f}", getattr(counts, f), modalities) for f in ("records_available", "pixels_available")
         ]
     for name, values, expected in lengths:
         if len(values) != expected:

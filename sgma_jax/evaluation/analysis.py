@@ -48,12 +48,12 @@ def analyse(run: Run, evaluation: Evaluation) -> Analysis:
             f"--analysis works in one process, and here are {jax.process_count()}; run it on one machine alone."
         )
     config, evaluator, variables = run.config, evaluator_of(run), run.restored.variables
-    split, sensors, classes = evaluation.split, config.data.modalities, config.data.classes
+    split, modalities, classes = evaluation.split, config.data.modalities, config.data.classes
     source = open_split(config.data, split)
     look, look_alone = _programs(evaluator.model, len(classes))
     chosen: dict[tuple[str, int, str], list[np.ndarray]] = {}
     codes: list[list[np.ndarray]] = [[] for _ in STRIDES]
-    shares = [[np.zeros((len(sensors), len(classes))), np.zeros(len(classes))] for _ in STRIDES]
+    shares = [[np.zeros((len(modalities), len(classes))), np.zeros(len(classes))] for _ in STRIDES]
 
     with Progress(f"analysing {split}", -(-len(source) // config.data.evaluation_batch_size)) as progress:
         for done, batch in enumerate(evaluation_batches(config.data, source)):
@@ -64,11 +64,13 @@ def analyse(run: Run, evaluation: Evaluation) -> Analysis:
             maps, of_encoder, sums = look(variables, placed, places)
             for i, total in enumerate(sums):
                 shares[i] = [a + np.asarray(b) for a, b in zip(shares[i], total, strict=True)]
-            for m, sensor in enumerate(sensors):
+            for m, modality in enumerate(modalities):
                 of_fusion = look_alone(variables, maps, placed, places, jnp.array([m]))
                 for i, stride in enumerate(STRIDES):
                     for kind, vectors in (("encoder", of_encoder[i][:, m]), ("fused", of_fusion[i])):
-                        chosen.setdefault((sensor, stride, kind), []).append(np.asarray(vectors)[picked[i].codes >= 0])
+                        chosen.setdefault((modality, stride, kind), []).append(
+                            np.asarray(vectors)[picked[i].codes >= 0]
+                        )
             for i, pick in enumerate(picked):
                 codes[i].append(pick.codes[pick.codes >= 0])
             progress.update(done + 1)
@@ -78,7 +80,7 @@ def analyse(run: Run, evaluation: Evaluation) -> Analysis:
         modalities=evaluation.modalities,
         classes=evaluation.classes,
         separability=tuple(_separability(chosen, codes, classes)),
-        robustness=_robustness(shares, sensors, classes) if config.model.fusion.weighs_modalities else None,
+        robustness=_robustness(shares, modalities, classes) if config.model.fusion.weighs_modalities else None,
         provenance=evaluation.provenance,
     )
     write_result(result_file(run.folder, split, "_analysis.json"), found)
@@ -118,9 +120,9 @@ def _programs(model: Sgma, classes: int) -> tuple[Any, Any]:
             sums.append((shares, counted.sum((0, 1, 2))))
         return maps, [at(f, p) for f, p in zip(maps, places, strict=True)], sums
 
-    def look_alone(variables: Any, maps: Any, batch: Batch, places: list[Array], sensor: Array) -> list[Array]:
-        one, available = [f[:, sensor] for f in maps], availability(batch).select(sensor)
-        fused: Any = model.apply(variables, method=lambda model: model.fuse(one, available, sensor))
+    def look_alone(variables: Any, maps: Any, batch: Batch, places: list[Array], modality: Array) -> list[Array]:
+        one, available = [f[:, modality] for f in maps], availability(batch).select(modality)
+        fused: Any = model.apply(variables, method=lambda model: model.fuse(one, available, modality))
         return [at(f.features, p) for f, p in zip(fused, places, strict=True)]
 
     return jax.jit(look), jax.jit(look_alone)
@@ -164,7 +166,7 @@ def _pick(batch: Batch, names: list[str], stride: int, magnify: int, classes: in
 def _separability(
     chosen: Mapping[tuple[str, int, str], list[np.ndarray]], codes: list[list[np.ndarray]], classes: tuple[str, ...]
 ) -> Iterator[Separability]:
-    for (sensor, stride, kind), parts in chosen.items():
+    for (modality, stride, kind), parts in chosen.items():
         of = np.concatenate(codes[STRIDES.index(stride)])
         vectors = np.concatenate(parts)
         kept = np.concatenate(
@@ -172,7 +174,7 @@ def _separability(
         )
         vectors, of = unit_length(vectors[kept]), of[kept]
         yield Separability(
-            modality=sensor,
+            modality=modality,
             stride=stride,
             features=kind,
             positions=len(of),
@@ -223,11 +225,11 @@ def silhouette(vectors: Float[np.ndarray, "vector channels"], codes: Int[np.ndar
 
 
 def _robustness(
-    shares: list[list[np.ndarray]], sensors: tuple[str, ...], classes: tuple[str, ...]
+    shares: list[list[np.ndarray]], modalities: tuple[str, ...], classes: tuple[str, ...]
 ) -> dict[str, dict[str, dict[str, float] | None]]:
     return {
         str(stride): {
-            name: {m: float(total[i, k] / pixels[k]) for i, m in enumerate(sensors)} if pixels[k] else None
+            name: {m: float(total[i, k] / pixels[k]) for i, m in enumerate(modalities)} if pixels[k] else None
             for k, name in enumerate(classes)
         }
         for stride, (total, pixels) in zip(STRIDES, shares, strict=True)

@@ -43,7 +43,7 @@ def evaluate_failures(run: Run, evaluation: Evaluation) -> Corruptions:
         classes=evaluation.classes,
         missing=evaluation.missing,
         clean=miou[everything],
-        missing_wholly={sensor: miou.get(tuple(m for m in everything if m != sensor)) for sensor in everything},
+        missing_wholly={modality: miou.get(tuple(m for m in everything if m != modality)) for modality in everything},
         failures=tuple(
             FailureScores(**failure._asdict(), **vars(scores(matrix, config.data.classes)))
             for failure, matrix in totals.items()

@@ -34,7 +34,7 @@ from sgma_jax.runs.provenance import provenance
 from sgma_jax.runs.record_confusions import RecordConfusions, write_record_confusions
 from sgma_jax.runs.results import Evaluation, Missing, result_file, write_result
 from sgma_jax.runs.run import Run
-from sgma_jax.sharding import batch_specs, check_batch_size, everywhere, make_mesh, put_batch, replicated
+from sgma_jax.sharding import batch_specs, check_batch_size, make_mesh, put_batch, put_replicated, replicated
 from sgma_jax.show.pictures import AnsweredScene, sampling_picture, scene_picture
 from sgma_jax.show.progress import Progress
 from sgma_jax.structs import IGNORE, Batch, Outputs
@@ -143,7 +143,7 @@ class Evaluator:
         classes, levels = len(self.classes), CALIBRATION_BINS * LEVELS_PER_BIN
         nothing = Tally(np.zeros((classes, classes), np.int64), 0, np.zeros((levels, 2), np.int64))
         totals = dict.fromkeys(self.subsets, nothing)
-        variables = everywhere(variables, self.mesh)
+        variables = put_replicated(variables, self.mesh)
         for done, batch in enumerate(batches):
             placed = put_batch(batch, self.mesh)
             counts = {s: self._counts(variables, placed, s) for s in self.subsets}

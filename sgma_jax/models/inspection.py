@@ -71,7 +71,7 @@ def inspect_model(config: TrainConfig, size: int) -> dict[str, Any]:
 class SubsetCosts(NamedTuple):
     """The cost of one image when this many sensors are there."""
 
-    sensors: int
+    modalities: int
     multiply_adds: int
     """As `inspect_model` counts them."""
     peak_bytes: int
@@ -99,14 +99,14 @@ def inspect_subsets(config: TrainConfig, size: int) -> list[SubsetCosts]:
         return jax.jit(mapped).lower(variables, images, available, present).compile()
 
     found = []
-    for sensors in range(1, len(images) + 1):
-        present = jax.ShapeDtypeStruct((sensors,), jnp.int32)
+    for modalities in range(1, len(images) + 1):
+        present = jax.ShapeDtypeStruct((modalities,), jnp.int32)
         with without_loops():
             counted: Any = compiled().cost_analysis()
         program = compiled()
         memory: Any = program.memory_analysis()
         planned = memory.argument_size_in_bytes + memory.temp_size_in_bytes + memory.output_size_in_bytes
-        found.append(SubsetCosts(sensors, round(counted["flops"] / 2), planned, program))
+        found.append(SubsetCosts(modalities, round(counted["flops"] / 2), planned, program))
     return found
 
 

@@ -12,7 +12,7 @@ from rasterio.windows import Window
 
 from sgma_jax.errors import InputError
 from sgma_jax.prediction.layers import ClassLayer, Probabilities, Robustness, Used
-from sgma_jax.prediction.network import check_sensors, windows_of
+from sgma_jax.prediction.network import check_modalities, windows_of
 from sgma_jax.prediction.pipeline import Place, answer_windows
 from sgma_jax.prediction.predict import default_overlap, default_window
 from sgma_jax.prediction.scene import cut_window
@@ -50,11 +50,11 @@ def predict_image(
     sensors, bands or sizes that do not fit.
     """
     run = Run.of(run)
-    names = check_sensors(run, tuple(images))
+    names = check_modalities(run, tuple(images))
     model = windows_of(run, names, window or default_window(run), batch, "mean")
     pixels = {n: images[n][..., None] if images[n].ndim == 2 else images[n] for n in names}
     height, width = pixels[names[0]].shape[:2]
-    for modality in model.labels.sensors:
+    for modality in model.labels.modalities:
         if pixels[modality.name].shape != (height, width, modality.bands) or not height * width:
             raise InputError(
                 f"the image of {modality.name!r} is {' x '.join(map(str, pixels[modality.name].shape))}, "
@@ -77,12 +77,14 @@ def predict_image(
                 blender.add(row, column, answers.probabilities[index], answers.robustness[index], answers.used[index])
 
     places = ((row, column) for row in range(tiling.rows) for column in range(tiling.columns))
-    answer_windows(model, lambda row, column: cut_window(tiling, row, column, model.labels.sensors, read), places, take)
+    answer_windows(
+        model, lambda row, column: cut_window(tiling, row, column, model.labels.modalities, read), places, take
+    )
 
     rows, labels = blender.everything(), model.labels
     return Prediction(
         classes=ClassLayer(labels.classes).values(rows)[0].astype(np.uint8),
         probabilities=np.moveaxis(Probabilities(labels.classes).values(rows), 0, -1).astype(np.float32),
-        used=Used(names, labels.bits).by_sensor(rows),
+        used=Used(names, labels.bits).by_modality(rows),
         robustness=dict(zip(names, Robustness(labels.layers).values(rows).astype(np.float32), strict=True)),
     )

@@ -62,7 +62,7 @@ def assemble(parts: Parts, out: Path, options: PredictOptions) -> list[Path]:
     tags = {
         "software": "sgma_jax",
         "classes": ",".join(layers.classes),
-        "sensors": ",".join(layers.sensors),
+        "sensors": ",".join(layers.modalities),
         **journal["tags"],
     }
 

@@ -21,7 +21,7 @@ File = Path | str
 
 def reference_grid(
     rasters: Rasters,
-    sensors: Mapping[str, Sequence[File]],
+    modalities: Mapping[str, Sequence[File]],
     reference: str,
     crs: str = "",
     resolution: tuple[float, float] | None = None,
@@ -32,12 +32,12 @@ def reference_grid(
     `resolution` (x, y) and `bounds` (left, bottom, right, top) are in units of `crs`, by default the named sensor's.
     InputError where files cannot be laid over each other because they state no CRS.
     """
-    grids = [(file, rasters.grid(file)) for files in sensors.values() for file in files]
-    first, grid = next((f, g) for f, g in grids if f in sensors[reference])
+    grids = [(file, rasters.grid(file)) for files in modalities.values() for file in files]
+    first, grid = next((f, g) for f, g in grids if f in modalities[reference])
     if crs or resolution or bounds or len({g.crs is None for _, g in grids}) > 1 or grid.crs is None:
         _check_places(first, grids, bool(crs or resolution or bounds))
-    if grid.crs is not None and len(sensors[reference]) > 1:
-        grid = _union(grid, [g for f, g in grids if f in sensors[reference]])
+    if grid.crs is not None and len(modalities[reference]) > 1:
+        grid = _union(grid, [g for f, g in grids if f in modalities[reference]])
     if not (crs or resolution or bounds):
         return grid
     assert grid.crs is not None  # _check_places

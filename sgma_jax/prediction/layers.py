@@ -101,7 +101,7 @@ class Confidence:
 class Used:
     """Which sensors the network took in, a bit each."""
 
-    sensors: tuple[str, ...]
+    modalities: tuple[str, ...]
     """Those that were given."""
     bits: tuple[int, ...]
     """Their bits: their numbers in the run."""
@@ -111,7 +111,9 @@ class Used:
     @property
     def bands(self) -> tuple[Band, ...]:
         """One band, whose tags name the bits."""
-        return (Band("used sensors", {f"bit_{bit}": name for bit, name in zip(self.bits, self.sensors, strict=True)}),)
+        return (
+            Band("used sensors", {f"bit_{bit}": name for bit, name in zip(self.bits, self.modalities, strict=True)}),
+        )
 
     def values(self, rows: Rows) -> np.ndarray:
         """Return the bits."""
@@ -121,10 +123,10 @@ class Used:
         """Return the bits."""
         return self.values(rows)
 
-    def by_sensor(self, rows: Rows) -> dict[str, np.ndarray]:
+    def by_modality(self, rows: Rows) -> dict[str, np.ndarray]:
         """Return for each sensor [rows, width] bool, true where it was taken in."""
         (bits,) = self.values(rows)
-        return {name: (bits & (1 << bit)) > 0 for bit, name in zip(self.bits, self.sensors, strict=True)}
+        return {name: (bits & (1 << bit)) > 0 for bit, name in zip(self.bits, self.modalities, strict=True)}
 
 
 @dataclass(frozen=True)
@@ -180,7 +182,7 @@ class MapLayers:
 
     classes: tuple[str, ...]
     palette: tuple[tuple[int, int, int], ...]
-    sensors: tuple[str, ...]
+    modalities: tuple[str, ...]
     bits: tuple[int, ...]
     confidence: bool
     used: bool
@@ -193,7 +195,7 @@ class MapLayers:
         if self.confidence:
             layers.append(Confidence())
         if self.used:
-            layers.append(Used(self.sensors, self.bits))
+            layers.append(Used(self.modalities, self.bits))
         if self.robustness:
             layers.append(Robustness(self.robustness))
         files: dict[str, tuple[Layer, ...]] = {"map": tuple(layers)}
@@ -229,7 +231,7 @@ def choose_layers(labels: Labels, options: PredictOptions) -> MapLayers:
     return MapLayers(
         classes=ClassLayer(labels.classes).classes,
         palette=labels.palette,
-        sensors=tuple(m.name for m in labels.sensors),
+        modalities=tuple(m.name for m in labels.modalities),
         bits=labels.bits,
         confidence=options.confidence,
         used=options.used,

@@ -22,7 +22,7 @@ TOGETHER = 4
 """[C] Windows that an accelerator computes at once; a CPU computes one, which keeps it in its caches."""
 
 
-def check_sensors(run: Run, names: Sequence[str]) -> tuple[str, ...]:
+def check_modalities(run: Run, names: Sequence[str]) -> tuple[str, ...]:
     """Return the sensors in the run's order; InputError where one is unknown or none is named."""
     known = run.config.data.modalities
     for name in names:
@@ -38,11 +38,11 @@ def check_sensors(run: Run, names: Sequence[str]) -> tuple[str, ...]:
 
 
 def windows_of(
-    run: Run, sensors: tuple[str, ...], window: int, batch: int, robustness: Robustness = "none"
+    run: Run, modalities: tuple[str, ...], window: int, batch: int, robustness: Robustness = "none"
 ) -> SgmaWindows:
     """Return a run's network for these sensors and windows of this side, the same for all who ask."""
-    key = ("windows", sensors, window, batch, robustness)
-    return run.program(key, lambda: SgmaWindows(run, sensors, window, batch, robustness))
+    key = ("windows", modalities, window, batch, robustness)
+    return run.program(key, lambda: SgmaWindows(run, modalities, window, batch, robustness))
 
 
 def _variables(run: Run) -> dict[str, Any]:
@@ -67,15 +67,15 @@ class SgmaWindows:
     """
 
     def __init__(
-        self, run: Run, sensors: Sequence[str], window: int, batch: int, robustness: Robustness = "none"
+        self, run: Run, modalities: Sequence[str], window: int, batch: int, robustness: Robustness = "none"
     ) -> None:
         devices = jax.local_devices()
         together = 1 if devices[0].platform == "cpu" else TOGETHER
         step = together * len(devices)
         self.window, self.batch = window, -(-batch // step) * step
-        schema, names = run.schema.schema, check_sensors(run, sensors)
+        schema, names = run.schema.schema, check_modalities(run, modalities)
         self.labels = Labels(
-            sensors=schema.select(names).modalities,
+            modalities=schema.select(names).modalities,
             bits=tuple(schema.names.index(name) for name in names),
             classes=schema.classes,
             palette=schema.palette,
@@ -117,12 +117,12 @@ class SgmaWindows:
         return answers
 
 
-def robustness_layers(sensors: Sequence[str], robustness: Robustness) -> tuple[str, ...]:
+def robustness_layers(modalities: Sequence[str], robustness: Robustness) -> tuple[str, ...]:
     """Names of the layers that are asked for: per sensor its mean, or its four scales from the finest."""
     if robustness == "none":
         return ()
     suffixes = [""] if robustness == "mean" else [f" stride {stride}" for stride in STRIDES]
-    return tuple(f"robustness {name}{suffix}" for name in sensors for suffix in suffixes)
+    return tuple(f"robustness {name}{suffix}" for name in modalities for suffix in suffixes)
 
 
 def _answers(

@@ -18,12 +18,12 @@ from sgma_jax.prediction.assemble import assemble, check_outputs, grid_to_json
 from sgma_jax.prediction.assemble import merge_shards as merge_shards
 from sgma_jax.prediction.grids import File, reference_grid
 from sgma_jax.prediction.layers import MapLayers, choose_layers
-from sgma_jax.prediction.network import check_sensors, windows_of
+from sgma_jax.prediction.network import check_modalities, windows_of
 from sgma_jax.prediction.options import PredictOptions
 from sgma_jax.prediction.parts import Parts, open_parts
 from sgma_jax.prediction.pipeline import WAITING, Place, answer_windows
 from sgma_jax.prediction.polygons import polygon_files
-from sgma_jax.prediction.scene import Scene, Sensor, check_files, list_files
+from sgma_jax.prediction.scene import ModalityFiles, Scene, check_files, list_files
 from sgma_jax.prediction.windows import CELL, Answers, Blender, Tiling, WindowModel
 from sgma_jax.runs.run import Run
 from sgma_jax.show.progress import Progress
@@ -31,52 +31,51 @@ from sgma_jax.show.progress import Progress
 
 def predict_scene(
     run: Path | str | Run,
-    sensors: Mapping[str, File | Sequence[File]],
+    files: Mapping[str, File | Sequence[File]],
     out: Path | str,
     options: PredictOptions = PredictOptions(),  # noqa: B008 (frozen)
 ) -> list[Path]:
-    """Predict a scene from any non-empty subset of a run's sensors, each a file, a folder of tiles or several files;
-    returns what was written.
+    """Predict a scene from any non-empty subset of a run's modalities; return the files that were written.
 
-    The map `out` is a GeoTIFF on the grid of the first sensor, or on the one that `options` ask for: band 1 the
-    class, 255 where no sensor has a pixel. Files appear under their names when they are whole. With `options.shard`
-    nothing is written but this shard's parts, and `merge_shards` ends it. Raises InputError, before anything is
-    computed, for what cannot be read, placed or written.
+    `files` has for each modality a file, a folder of tiles or several files. The map `out` is a GeoTIFF on the grid of
+    the first modality, or on the one that `options` ask for: band 1 the class, 255 where no modality has a pixel. Files
+    appear under their names when they are whole. With `options.shard` nothing is written but this shard's parts, and
+    `merge_shards` ends it. Raises InputError, before anything is computed, for what cannot be read, placed or written.
     """
     out = Path(out)
     run = Run.of(run)
-    names = check_sensors(run, tuple(sensors))
+    names = check_modalities(run, tuple(files))
     check_outputs(out, options)
     polygon_files(options.polygons, run.config.data.classes)
-    with open_scene(run, {n: sensors[n] for n in sensors}, options) as scene:
+    with open_scene(run, files, options) as scene:
         model = windows_of(run, names, options.window or default_window(run), options.batch, options.robustness)
         return write_scene(model, scene, out, options)
 
 
 @contextlib.contextmanager
-def open_scene(run: Run, sensors: Mapping[str, File | Sequence[File]], options: PredictOptions) -> Iterator[Scene]:
+def open_scene(run: Run, files: Mapping[str, File | Sequence[File]], options: PredictOptions) -> Iterator[Scene]:
     """The files of the sensors on the grid that is asked for, checked; InputError names the file that does not fit."""
-    names = check_sensors(run, tuple(sensors))
-    for flag, given in (
+    names = check_modalities(run, tuple(files))
+    for flag, chosen in (
         ("--bands", tuple(options.bands)),
         ("--log-sensors", options.log_sensors),
         ("--grid", (options.grid,) if options.grid else ()),
     ):
-        if unknown := [name for name in given if name not in names]:
+        if unknown := [name for name in chosen if name not in names]:
             raise InputError(f"{flag} names {unknown[0]!r}, which is not among the sensors given, {', '.join(names)}.")
     modalities = {m.name: m for m in run.schema.schema.modalities}
     found = []
     with contextlib.closing(Rasters()) as rasters:
         for name in names:
-            files = sensors[name]
-            listed = list_files(name, [files] if isinstance(files, File) else files)
+            given = files[name]
+            listed = list_files(name, [given] if isinstance(given, File) else given)
             modality = modalities[name]
             if name in options.log_sensors:
                 modality = dataclasses.replace(modality, log=True)
-            sensor = Sensor(modality, listed, options.bands.get(name, ()))
-            check_files(rasters, sensor)
-            found.append(sensor)
-        reference = options.grid or next(iter(sensors))
+            source = ModalityFiles(modality, listed, options.bands.get(name, ()))
+            check_files(rasters, source)
+            found.append(source)
+        reference = options.grid or next(iter(files))
         grid = reference_grid(
             rasters,
             {s.modality.name: s.files for s in found},
@@ -115,7 +114,7 @@ def write_scene(model: WindowModel, scene: Scene, out: Path, options: PredictOpt
     journal = {
         "model": model.identity,
         "files": {
-            s.modality.name: [_identity(f) for f in s.files] + [list(s.bands), s.modality.log] for s in scene.sensors
+            s.modality.name: [_identity(f) for f in s.files] + [list(s.bands), s.modality.log] for s in scene.sources
         },
         "grid": grid_to_json(scene.grid),
         "window": model.window,
@@ -127,7 +126,7 @@ def write_scene(model: WindowModel, scene: Scene, out: Path, options: PredictOpt
             "version": version("sgma_jax"),
         },
     }
-    if len(outside := scene.outside()) == len(scene.sensors):
+    if len(outside := scene.outside()) == len(scene.sources):
         raise InputError(
             f"no sensor has a pixel within the map's bounds ({', '.join(outside)}); correct --bounds, --crs or the "
             f"files."
@@ -213,8 +212,8 @@ def blending_bytes(tiling: Tiling, layers: MapLayers, strip: int) -> int:
 
 def waiting_bytes(model: WindowModel) -> int:
     """Return the bytes that are read ahead, with the devices, and waiting to be blended."""
-    bands = sum(m.bands for m in model.labels.sensors)
-    pixel = 2 * (4 * bands + len(model.labels.sensors)) + WAITING * 2 * (
+    bands = sum(m.bands for m in model.labels.modalities)
+    pixel = 2 * (4 * bands + len(model.labels.modalities)) + WAITING * 2 * (
         len(model.labels.classes) + len(model.labels.layers) + 1
     )
     return model.batch * model.window**2 * pixel

@@ -32,8 +32,8 @@ class WindowData(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Sensor:
-    """One sensor's files in a scene."""
+class ModalityFiles:
+    """The files of one modality in a scene."""
 
     modality: Modality
     """What the run was trained on, and how its numbers come from the files'."""
@@ -43,14 +43,14 @@ class Sensor:
 
 
 class Scene:
-    """Sensors on a grid; may be read by many threads at once."""
+    """Modalities on a grid; may be read by many threads at once."""
 
-    def __init__(self, sensors: Sequence[Sensor], grid: Grid) -> None:
-        self.sensors, self.grid = tuple(sensors), grid
+    def __init__(self, sources: Sequence[ModalityFiles], grid: Grid) -> None:
+        self.sources, self.grid = tuple(sources), grid
         self._local = threading.local()
         self._opened: list[Rasters] = []
         self._extents = {
-            file: extent_on(grid, self._rasters().grid(file)) for sensor in sensors for file in sensor.files
+            file: extent_on(grid, self._rasters().grid(file)) for source in sources for file in source.files
         }
 
     def read(self, tiling: Tiling, row: int, column: int) -> WindowData | None:
@@ -59,15 +59,15 @@ class Scene:
             tiling,
             row,
             column,
-            [s.modality for s in self.sensors],
-            lambda part: [self._sensor(s, part) for s in self.sensors],
+            [source.modality for source in self.sources],
+            lambda part: [self._read(source, part) for source in self.sources],
         )
 
     def outside(self) -> list[str]:
         """Sensors that have no pixel on the grid."""
         whole = Window(0, 0, self.grid.width, self.grid.height)
         return [
-            s.modality.name for s in self.sensors if not any(touches(self._extents[file], whole) for file in s.files)
+            s.modality.name for s in self.sources if not any(touches(self._extents[file], whole) for file in s.files)
         ]
 
     def close(self) -> None:
@@ -82,16 +82,16 @@ class Scene:
         rasters: Rasters = self._local.rasters
         return rasters
 
-    def _sensor(self, sensor: Sensor, window: Window) -> tuple[np.ndarray, np.ndarray]:
+    def _read(self, source: ModalityFiles, window: Window) -> tuple[np.ndarray, np.ndarray]:
         """Values [rows, columns, bands] and availability; where files overlap the first one counts."""
         shape = (int(window.height), int(window.width))
-        values: np.ndarray = np.zeros((*shape, sensor.modality.bands), np.float32)
+        values: np.ndarray = np.zeros((*shape, source.modality.bands), np.float32)
         valid = np.zeros(shape, bool)
-        for file in sensor.files:
+        for file in source.files:
             if not touches(self._extents[file], window):
                 continue
-            read, seen = self._rasters().on_grid(file, self.grid, window, sensor.bands)
-            found, seen = as_stored(np.moveaxis(read, 0, -1), seen, sensor.modality)
+            read, seen = self._rasters().on_grid(file, self.grid, window, source.bands)
+            found, seen = as_stored(np.moveaxis(read, 0, -1), seen, source.modality)
             if not valid.any():
                 values, valid = found, seen
             else:
@@ -106,7 +106,7 @@ def cut_window(
     tiling: Tiling,
     row: int,
     column: int,
-    sensors: Sequence[Modality],
+    modalities: Sequence[Modality],
     read: Callable[[Window], Sequence[tuple[np.ndarray, np.ndarray]]],
 ) -> WindowData | None:
     """A window of the tiling, mirrored where it reaches beyond the scene; None where no sensor has a pixel.
@@ -122,12 +122,13 @@ def cut_window(
         return None
     place = np.ix_(rows - top, columns - left)
     images = {
-        modality.name: normalised(values[place], modality) for modality, (values, _) in zip(sensors, parts, strict=True)
+        modality.name: normalised(values[place], modality)
+        for modality, (values, _) in zip(modalities, parts, strict=True)
     }
     return WindowData(images, np.stack([available[place] for _, available in parts]))
 
 
-def list_files(sensor: str, given: Sequence[File]) -> tuple[File, ...]:
+def list_files(modality: str, given: Sequence[File]) -> tuple[File, ...]:
     """The rasters that a user names: files, or folders of tiles. InputError where there are none."""
     files: list[File] = []
     for item in given:
@@ -139,26 +140,26 @@ def list_files(sensor: str, given: Sequence[File]) -> tuple[File, ...]:
             )
             if not found:
                 raise InputError(
-                    f"--sensor {sensor}: the folder {item} holds no raster ({', '.join(SUFFIXES)}). Give another "
+                    f"--sensor {modality}: the folder {item} holds no raster ({', '.join(SUFFIXES)}). Give another "
                     f"folder, or files."
                 )
             files += found
         elif Path(item).is_file():
             files.append(Path(item))
         else:
-            raise InputError(f"--sensor {sensor}: the file {item} does not exist. Correct the path.")
+            raise InputError(f"--sensor {modality}: the file {item} does not exist. Correct the path.")
     if not files:
-        raise InputError(f"--sensor {sensor} names no file; give {sensor}=FILE.")
+        raise InputError(f"--sensor {modality} names no file; give {modality}=FILE.")
     return tuple(files)
 
 
-def check_files(rasters: Rasters, sensor: Sensor) -> None:
-    """Open every file of a sensor; InputError where one cannot be what the run was trained on, or nothing says where
+def check_files(rasters: Rasters, source: ModalityFiles) -> None:
+    """Open every file of a modality; InputError where one cannot be what the run was trained on, or nothing says where
     it lies."""
-    modality = sensor.modality
-    for file in sensor.files:
+    modality = source.modality
+    for file in source.files:
         dataset = rasters.open(file)
-        bands = list(sensor.bands) or rasters.bands(file)
+        bands = list(source.bands) or rasters.bands(file)
         if wrong := [b for b in bands if not 1 <= b <= dataset.count]:
             raise InputError(
                 f"{file} has {dataset.count} bands, but --bands names band {wrong[0]} of {modality.name!r}. Correct it."

@@ -38,7 +38,7 @@ class Answers(NamedTuple):
 class Labels:
     """The meaning of the numbers of an answer."""
 
-    sensors: tuple[Modality, ...]
+    modalities: tuple[Modality, ...]
     """Those that are predicted from, in the run's order."""
     bits: tuple[int, ...]
     """For each of them its number in the run, which is its bit in `Answers.used`."""

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from sgma_jax.config import TrainConfig, to_json
 from sgma_jax.data.schema import Manifest
-from sgma_jax.report.figures import together
+from sgma_jax.report.figures import subset_name
 from sgma_jax.report.records import ReportedRun
 from sgma_jax.show.tables import percent
 
@@ -21,7 +21,7 @@ PARTIAL = 0.995
 """[C] Coverage below which a subset is said to have been scored on a part of the pixels."""
 
 
-class SensorFacts(NamedTuple):
+class ModalityFacts(NamedTuple):
     """A sensor of the data set."""
 
     name: str
@@ -46,7 +46,7 @@ class Card(NamedTuple):
     sentence: str
     """What was trained on what."""
     facts: dict[str, str]
-    sensors: list[SensorFacts]
+    modalities: list[ModalityFacts]
     splits: list[SplitFacts]
     findings: tuple[str, ...]
     limits: list[str]
@@ -67,7 +67,7 @@ def make_card(run: ReportedRun) -> Card:
     return Card(
         sentence=_sentence(run),
         facts=_facts(run, start),
-        sensors=_sensors(manifest) if manifest else [],
+        modalities=_modalities(manifest) if manifest else [],
         splits=_splits(manifest) if manifest else [],
         findings=manifest.findings if manifest else (),
         limits=limits(run),
@@ -102,14 +102,14 @@ def limits(run: ReportedRun) -> list[str]:
     if evaluation.last1 and evaluation.full.miou is not None:
         worst, full = evaluation.last1, evaluation.full.miou
         found.append(
-            f"With {together(worst.modalities)} alone, mIoU is {percent(worst.miou)} % instead of {percent(full)} %."
+            f"With {subset_name(worst.modalities)} alone, mIoU is {percent(worst.miou)} % instead of {percent(full)} %."
         )
     part = [s for s in evaluation.subsets if s.coverage is not None and s.coverage < PARTIAL]
     if part:
         least = min(part, key=lambda s: s.coverage or 0.0)
         found.append(
             f"Scores are over the pixels that a subset's sensors saw, at the least {percent(least.coverage)} % "
-            f"({together(least.modalities)}), "
+            f"({subset_name(least.modalities)}), "
             "so subsets are not scored on quite the same pixels."
         )
     ece = {
@@ -118,7 +118,7 @@ def limits(run: ReportedRun) -> list[str]:
     if ece and max(ece.values()) > MISJUDGED:
         worst_subset = max(ece, key=lambda s: ece[s])
         found.append(
-            f"Probabilities mislead with {together(worst_subset)}: expected calibration error "
+            f"Probabilities mislead with {subset_name(worst_subset)}: expected calibration error "
             f"{percent(ece[worst_subset])} %."
         )
     if str(provenance_revision(run) or "").endswith("+changes"):
@@ -140,13 +140,13 @@ def describe_model(config: TrainConfig) -> str:
 def _sentence(run: ReportedRun) -> str:
     config, manifest = run.config, run.manifest
     data = manifest.schema.name if manifest else config.data.path or "a data set that is not at hand"
-    sensors = config.data.modalities
+    modalities = config.data.modalities
     step = run.evaluation.provenance.get("checkpoint_step")
     of = "" if step in (None, config.steps) else f", here after {step:,}"
-    count = f"{len(sensors)} sensors" if len(sensors) > 1 else "one sensor"
+    count = f"{len(modalities)} sensors" if len(modalities) > 1 else "one sensor"
     return (
         f"{describe_model(config)}, trained for {config.steps:,} steps{of} on {data} with {count} "
-        f"({', '.join(sensors)}) "
+        f"({', '.join(modalities)}) "
         f"to tell {len(config.data.classes)} classes apart."
     )
 
@@ -192,10 +192,10 @@ def _data(manifest: Manifest | None, run: ReportedRun) -> str:
     )
 
 
-def _sensors(manifest: Manifest) -> list[SensorFacts]:
+def _modalities(manifest: Manifest) -> list[ModalityFacts]:
     pixels = sum(c.records for c in manifest.splits.values()) * manifest.schema.tile**2
     return [
-        SensorFacts(
+        ModalityFacts(
             m.name,
             m.type_text,
             m.unit_text or NOT_STATED,

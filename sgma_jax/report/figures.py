@@ -13,7 +13,7 @@ from sgma_jax.report.charts import Axis, Line, line_chart, reliability_chart
 from sgma_jax.report.records import ReportedRun
 from sgma_jax.runs.results import SubsetScores
 
-SENSOR_COLOURS = 8
+MODALITY_COLOURS = 8
 """How many colours style.css has for sensors; further ones begin again, dashed."""
 
 
@@ -21,7 +21,7 @@ class Row(NamedTuple):
     """A line of the table over all subsets: what it is of, and a fraction for each run."""
 
     name: str
-    sensors: tuple[str, ...]
+    modalities: tuple[str, ...]
     values: tuple[float | None, ...]
     notes: tuple[str, ...] = ()
     """Per run, what stands beside its value."""
@@ -51,7 +51,7 @@ class Difference(NamedTuple):
 def subset_rows(runs: Sequence[ReportedRun]) -> list[Row]:
     """mIoU of every subset, in the paper's order."""
     return [
-        Row(together(s.modalities), s.modalities, tuple(r.evaluation.of(s.modalities).miou for r in runs))
+        Row(subset_name(s.modalities), s.modalities, tuple(r.evaluation.of(s.modalities).miou for r in runs))
         for s in runs[0].evaluation.subsets
     ]
 
@@ -61,7 +61,7 @@ def summary_rows(runs: Sequence[ReportedRun]) -> list[Row]:
     evaluations = [r.evaluation for r in runs]
     rows = [Row("Average", (), tuple(e.average for e in evaluations))]
     for name, extremes in (("Top-1", [e.top1 for e in evaluations]), ("Last-1", [e.last1 for e in evaluations])):
-        notes = tuple(together(e.modalities) if e else "" for e in extremes)
+        notes = tuple(subset_name(e.modalities) if e else "" for e in extremes)
         rows.append(Row(name, (), tuple(e.miou if e else None for e in extremes), notes))
     for probability in evaluations[0].bernoulli:
         values = tuple(e.bernoulli.get(probability) for e in evaluations)
@@ -152,13 +152,13 @@ def reliability_charts(runs: Sequence[ReportedRun]) -> list[tuple[str, float | N
     ]
 
 
-def sensor_style(sensors: Sequence[str], name: str) -> str:
+def modality_style(modalities: Sequence[str], name: str) -> str:
     """Class of a sensor's colour in style.css."""
-    number = list(sensors).index(name)
-    return f"c{number % SENSOR_COLOURS}" + (" dashed" if number >= SENSOR_COLOURS else "")
+    number = list(modalities).index(name)
+    return f"c{number % MODALITY_COLOURS}" + (" dashed" if number >= MODALITY_COLOURS else "")
 
 
-def together(names: Sequence[str]) -> str:
+def subset_name(names: Sequence[str]) -> str:
     """A subset as the page writes it, "rgb + nir"."""
     return " + ".join(names)
 
@@ -171,7 +171,7 @@ def row_shares(confusion: Sequence[Sequence[int]]) -> list[list[float | None]]:
 def _curves(run: ReportedRun) -> tuple[list[Line], list[Line], list[Line]]:
     train = [m for m in run.metrics if m.get("kind") == "train"]
     evaluations = [m for m in run.metrics if m.get("kind") == "evaluation"]
-    sensors = run.evaluation.modalities
+    modalities = run.evaluation.modalities
 
     def points(lines: Sequence[dict[str, Any]], *keys: str) -> list[tuple[float, float]]:
         """Steps and values of a line's entry, which `keys` lead to."""
@@ -186,9 +186,9 @@ def _curves(run: ReportedRun) -> tuple[list[Line], list[Line], list[Line]]:
 
     losses = (("loss", "total", "ink"), ("loss_fused", "fused", "c0"), ("loss_mas", "MAS branch", "c1"))
     loss = [Line(name, points(train, key), style) for key, name, style in losses]
-    alone = [Line(s, points(evaluations, "miou", s), sensor_style(sensors, s)) for s in sensors]
+    alone = [Line(s, points(evaluations, "miou", s), modality_style(modalities, s)) for s in modalities]
     alone.append(Line("Average", points(evaluations, "average"), "ink dashed"))
-    drawn = [Line(s, points(train, "sampling", s), sensor_style(sensors, s)) for s in sensors]
+    drawn = [Line(s, points(train, "sampling", s), modality_style(modalities, s)) for s in modalities]
     return loss, alone, drawn
 
 

@@ -32,7 +32,12 @@ def render_page(runs: Sequence[ReportedRun], scene_note: str = "") -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": percent, "together": figures.together, "hex": _hex, "data_link": _data_link}
+    environment.filters |= {
+        "percent": percent,
+        "subset_name": figures.subset_name,
+        "hex": _hex,
+        "data_link": _data_link,
+    }
     script, style = (files(PACKAGE).joinpath(name).read_text(encoding="utf-8") for name in ("viewer.js", "style.css"))
     evaluation = runs[0].evaluation
     manifest = next((r.manifest for r in runs if r.manifest), None)
@@ -42,7 +47,7 @@ def render_page(runs: Sequence[ReportedRun], scene_note: str = "") -> str:
         cards=[make_card(r) for r in runs],
         evaluation=evaluation,
         sensors=evaluation.modalities,
-        sensor_styles={s: figures.sensor_style(evaluation.modalities, s) for s in evaluation.modalities},
+        sensor_styles={s: figures.modality_style(evaluation.modalities, s) for s in evaluation.modalities},
         classes=evaluation.classes,
         palette=manifest.schema.palette if manifest else None,
         data_name=manifest.schema.name if manifest else None,

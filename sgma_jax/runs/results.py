@@ -21,8 +21,18 @@ Missing = Literal["skip", "zero"]
 """Absent sensors: not computed, or zeros after normalisation."""
 Result = Literal[".json", "_corruptions.json", "_analysis.json", "_records.npz"]
 """Files of an `Evaluation`, `Corruptions` and `Analysis`, and of each record's own counts."""
-VERSION = 1
-MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+VERSION = 2
+
+
+def _failing_modality(fields: dict[str, Any]) -> dict[str, Any]:
+    """Version 1 called the modality that fails a sensor; evaluations and analyses always said modality."""
+    if "failures" not in fields:
+        return fields
+    rows = [{"modality" if name == "sensor" else name: x for name, x in row.items()} for row in fields["failures"]]
+    return {**fields, "failures": rows}
+
+
+MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _failing_modality}
 
 
 @dataclass(frozen=True)
@@ -110,7 +120,7 @@ class Evaluation:
 class FailureScores(Scores):
     """Scores of all sensors while one of them fails in part."""
 
-    sensor: str
+    modality: str
     kind: str
     level: float
 

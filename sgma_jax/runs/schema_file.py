@@ -20,7 +20,7 @@ FORMAT = "sgma_jax run schema"
 VERSION = 2
 
 
-def _logarithm_to_sensor(fields: dict[str, Any]) -> dict[str, Any]:
+def _logarithm_to_modality(fields: dict[str, Any]) -> dict[str, Any]:
     """Version 1 listed the sensors in decibels; since version 2 each sensor says it itself."""
     logs, schema = fields["log_sensors"], fields["schema"]
     modalities = [{**modality, "log": modality["name"] in logs} for modality in schema["modalities"]]
@@ -28,7 +28,7 @@ def _logarithm_to_sensor(fields: dict[str, Any]) -> dict[str, Any]:
     return {**kept, "schema": {**schema, "modalities": modalities}}
 
 
-MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _logarithm_to_sensor}
+MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _logarithm_to_modality}
 
 
 @dataclass(frozen=True)

@@ -58,12 +58,12 @@ def subset_table(evaluation: Evaluation, *, classes: bool = True) -> Table:
         cells = [percent(subset.f1), percent(subset.oa)]
         cells += [percent(subset.coverage)] if partial else []
         cells += [percent(subset.iou.get(name)) for name in names]
-        table.add_row(sensors(subset.modalities), percent(subset.miou), bar(subset.miou), *cells)
+        table.add_row(subset_name(subset.modalities), percent(subset.miou), bar(subset.miou), *cells)
     table.add_section()
     table.add_row("Average", percent(evaluation.average), bar(evaluation.average))
     for label, best in (("Top-1", evaluation.top1), ("Last-1", evaluation.last1)):
         if best is not None:
-            table.add_row(f"{label} {sensors(best.modalities)}", percent(best.miou), bar(best.miou))
+            table.add_row(f"{label} {subset_name(best.modalities)}", percent(best.miou), bar(best.miou))
     for probability, miou in evaluation.bernoulli.items():
         table.add_row(f"each lost with p = {probability}", percent(miou), bar(miou))
     return table
@@ -79,14 +79,14 @@ def class_table(evaluation: Evaluation) -> Table:
     table.add_column("class")
     for subset in shown:
         table.add_column(
-            sensors(subset.modalities) if len(subset.modalities) < every or every == 1 else "all", justify="right"
+            subset_name(subset.modalities) if len(subset.modalities) < every or every == 1 else "all", justify="right"
         )
     for name in evaluation.classes:
         table.add_row(name, *(percent(s.iou.get(name)) for s in shown))
     return table
 
 
-def sensors(names: Sequence[str]) -> str:
+def subset_name(names: Sequence[str]) -> str:
     """A subset as one word, "rgb+nir"."""
     return "+".join(names)
 
@@ -116,15 +116,15 @@ def print_failures(found: Corruptions, console: Console | None = None) -> None:
         box=box.SIMPLE_HEAD,
     )
     table.add_column("what fails", no_wrap=True)
-    for sensor in found.modalities:
-        table.add_column(sensor, justify="right", no_wrap=True)
+    for modality in found.modalities:
+        table.add_column(modality, justify="right", no_wrap=True)
     cells: dict[tuple[str, float], dict[str, str]] = {}
     for failure in found.failures:
-        cells.setdefault((failure.kind, failure.level), {})[failure.sensor] = percent(failure.miou)
+        cells.setdefault((failure.kind, failure.level), {})[failure.modality] = percent(failure.miou)
     table.add_row("nothing", *[percent(found.clean)] * len(found.modalities))
-    table.add_row("it is missing", *(percent(found.missing_wholly.get(sensor)) for sensor in found.modalities))
+    table.add_row("it is missing", *(percent(found.missing_wholly.get(modality)) for modality in found.modalities))
     for (kind, level), row in cells.items():
-        table.add_row(f"{kind.replace('_', ' ')} {level:g}", *(row[sensor] for sensor in found.modalities))
+        table.add_row(f"{kind.replace('_', ' ')} {level:g}", *(row[modality] for modality in found.modalities))
     (console or Console()).print(table)
 
 
@@ -142,10 +142,10 @@ def print_analysis(found: Analysis, console: Console | None = None) -> None:
     rows: dict[tuple[str, int], dict[str, Separability]] = {}
     for measured in found.separability:
         rows.setdefault((measured.modality, measured.stride), {})[measured.features] = measured
-    for (sensor, stride), pair in rows.items():
+    for (modality, stride), pair in rows.items():
         before, after = pair["encoder"], pair["fused"]
         variances = [_change(before.variance[name], after.variance[name]) for name in found.classes]
-        table.add_row(sensor, str(stride), _change(before.silhouette, after.silhouette), *variances)
+        table.add_row(modality, str(stride), _change(before.silhouette, after.silhouette), *variances)
     if not console.is_terminal:
         console.width = max(console.width, PIPED_WIDTH)
     console.print(table)
@@ -156,7 +156,7 @@ def print_analysis(found: Analysis, console: Console | None = None) -> None:
         table.add_column(head, justify="left" if head == "class" else "right", no_wrap=True)
     for name in found.classes:
         for side, by_class in found.robustness.items():
-            table.add_row(name, side, *(percent((by_class[name] or {}).get(sensor)) for sensor in found.modalities))
+            table.add_row(name, side, *(percent((by_class[name] or {}).get(modality)) for modality in found.modalities))
     console.print(table)
 
 
@@ -193,10 +193,10 @@ def print_dataset(manifest: Manifest, folder: Path, console: Console | None = No
     for column in ("available", "mean", "standard deviation"):
         table.add_column(column, justify="right")
     every = sum(counts.records for counts in splits) * schema.tile**2
-    for i, sensor in enumerate(schema.modalities):
+    for i, modality in enumerate(schema.modalities):
         share = sum(counts.pixels_available[i] for counts in splits) / every
-        mean, std = (" ".join(f"{value:.4g}" for value in values) for values in (sensor.mean, sensor.std))
-        table.add_row(sensor.name, sensor.type_text, sensor.unit_text, f"{100 * share:.1f} %", mean, std)
+        mean, std = (" ".join(f"{value:.4g}" for value in values) for values in (modality.mean, modality.std))
+        table.add_row(modality.name, modality.type_text, modality.unit_text, f"{100 * share:.1f} %", mean, std)
     console.print(table)
     for finding in manifest.findings:
         console.print(f"note: {finding}", markup=False, highlight=False)
@@ -204,10 +204,10 @@ def print_dataset(manifest: Manifest, folder: Path, console: Console | None = No
 
 def print_inspection(costs: Mapping[str, Any], console: Console | None = None) -> None:
     """Print what `sgma inspect` found: parameters and multiply-adds by part."""
-    sensors_and_size = (
+    modalities_and_size = (
         f"{'+'.join(costs['modalities'])}, {costs['classes']} classes, {costs['size']} x {costs['size']} pixels"
     )
-    table = Table(title=f"{costs['name']}: {sensors_and_size}")
+    table = Table(title=f"{costs['name']}: {modalities_and_size}")
     table.add_column("part")
     table.add_column("parameters", justify="right")
     table.add_column("multiply-adds", justify="right")

@@ -122,7 +122,7 @@ def write_extras(member: Member, clean: float) -> None:
     """What `sgma evaluate --corruptions --analysis` leaves, each figure a known distance from `clean`."""
     common: dict[str, Any] = {"split": "test", "modalities": ("rgb", "dsm"), "classes": ("a", "b"), "provenance": {}}
     failures = tuple(
-        FailureScores(sensor=s, kind=kind, level=level, miou=clean - loss - level, f1=None, oa=None, iou={})
+        FailureScores(modality=s, kind=kind, level=level, miou=clean - loss - level, f1=None, oa=None, iou={})
         for s, loss in (("rgb", 0.1), ("dsm", 0.2))
         for kind in ("partial_missing", "misregistration")
         for level in (0.01, 0.03)

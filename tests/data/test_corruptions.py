@@ -42,17 +42,17 @@ def test_the_protocol_has_every_kind_level_and_sensor_once() -> None:
 
 @pytest.mark.parametrize("failure", EVERY[:: len(EVERY) // 7], ids=str)
 def test_only_the_failing_sensor_changes_and_padding_stays_as_it_was(batch: Batch, failure: Failure) -> None:
-    before = batch.images[failure.sensor].copy(), batch.available.copy()
+    before = batch.images[failure.modality].copy(), batch.available.copy()
     failed = corrupt(batch, IDS, SENSORS, failure)
-    place = SENSORS.index(failure.sensor)
-    assert np.array_equal(before[0], batch.images[failure.sensor])
+    place = SENSORS.index(failure.modality)
+    assert np.array_equal(before[0], batch.images[failure.modality])
     assert np.array_equal(before[1], batch.available)
     assert np.array_equal(failed.images[SENSORS[1 - place]], batch.images[SENSORS[1 - place]])
     assert np.array_equal(failed.available[:, 1 - place], batch.available[:, 1 - place])
     assert not equal(failed, batch)
-    assert np.array_equal(failed.images[failure.sensor][2], batch.images[failure.sensor][2])
+    assert np.array_equal(failed.images[failure.modality][2], batch.images[failure.modality][2])
     assert np.array_equal(failed.available[2], batch.available[2])
-    assert failed.images[failure.sensor].dtype == np.float32
+    assert failed.images[failure.modality].dtype == np.float32
 
 
 @pytest.mark.parametrize("failure", EVERY[:: len(EVERY) // 7], ids=str)
@@ -63,7 +63,7 @@ def test_what_a_record_suffers_depends_on_the_seed_and_its_name_alone(batch: Bat
     # Record "b" alone, with the sensors in another order, at another place of a batch.
     alone = Batch({m: batch.images[m][1:2] for m in SENSORS}, batch.available[1:2, ::-1], *(x[1:2] for x in batch[2:]))
     turned = corrupt(alone, ["b"], SENSORS[::-1], failure)
-    assert np.array_equal(turned.images[failure.sensor][0], failed.images[failure.sensor][1])
+    assert np.array_equal(turned.images[failure.modality][0], failed.images[failure.modality][1])
     assert np.array_equal(turned.available[0, ::-1], failed.available[1])
 
 

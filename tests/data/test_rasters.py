@@ -12,7 +12,7 @@ from rasterio.windows import Window
 
 from sgma_jax.data.rasters import Grid, Rasters, as_stored, decibels
 from sgma_jax.data.schema import Modality
-from sgma_jax.prediction.scene import Scene, Sensor
+from sgma_jax.prediction.scene import ModalityFiles, Scene
 from sgma_jax.prediction.windows import Tiling
 from tests.prediction.local_scene import save
 
@@ -76,7 +76,7 @@ def test_of_overlapping_files_of_a_sensor_the_first_counts_where_it_has_pixels(t
         save(tmp_path / "second.tif", np.full((32, 32), 2.0, np.float32)),
     )
     modality = Modality("dsm", 1, "metre", "float32", (0.0,), (1.0,))
-    scene = Scene([Sensor(modality, paths, ())], Grid(UTM, from_origin(EAST, NORTH, 1, 1), 32, 32))
+    scene = Scene([ModalityFiles(modality, paths, ())], Grid(UTM, from_origin(EAST, NORTH, 1, 1), 32, 32))
     read = scene.read(Tiling(32, 32, 32, 0), 0, 0)
     scene.close()
     assert read is not None

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco
 
-from data_prep.dfc2023_pixels import Seen, compose, read_sensor
+from data_prep.dfc2023_pixels import Seen, compose, read_modality
 from data_prep.footprints import Raster, blank
 from sgma_jax.data.rasters import Rasters
 from sgma_jax.data.schema import IGNORE
@@ -44,6 +44,6 @@ def test_a_building_in_a_black_strip_stays_a_building() -> None:
 @pytest.mark.parametrize(("nodata", "missing"), [(0, 0), (-9999, 1)])
 def test_zero_is_a_height_even_where_the_file_calls_it_nodata(nodata: float, missing: int, tmp_path: Path) -> None:
     heights = np.array([[0.0, 3.0], [-9999.0, 5.0]], np.float32)
-    valid = read_sensor(Rasters(), save(tmp_path / "dsm.tif", heights, nodata=nodata)).valid
+    valid = read_modality(Rasters(), save(tmp_path / "dsm.tif", heights, nodata=nodata)).valid
     assert valid[0, 0]
     assert (~valid).sum() == missing

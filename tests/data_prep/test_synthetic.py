@@ -11,7 +11,7 @@ import pytest
 
 from data_prep import synthetic
 from data_prep.city import BUILDING, CAR, IMPERVIOUS, LOW_VEGETATION, TREE, draw_city
-from data_prep.synthetic import SENSORS, render
+from data_prep.synthetic import MODALITY_NAMES, render
 from sgma_jax.data.schema import Example, to_record
 from sgma_jax.data.source import open_source
 
@@ -39,7 +39,11 @@ def test_a_tile_depends_on_its_arguments_alone() -> None:
     again = [render(3, "test", i, 64) for i in (2, 0, 1)]
     for a, b in zip(first, (again[1], again[2], again[0]), strict=True):
         assert a.id == b.id
-        for x, y in ((a.label, b.label), (a.available, b.available), *((a.images[s], b.images[s]) for s in SENSORS)):
+        for x, y in (
+            (a.label, b.label),
+            (a.available, b.available),
+            *((a.images[s], b.images[s]) for s in MODALITY_NAMES),
+        ):
             np.testing.assert_array_equal(x, y)
     others = (render(4, "test", 0, 64), render(3, "train", 0, 64), render(3, "test", 1, 64))
     assert all((first[0].label != other.label).any() for other in others)
@@ -87,7 +91,7 @@ def test_radar_alone_tells_classes_apart_worst_and_colour_best() -> None:
         bands = range(values[0].shape[1])
         return float(np.mean([1 - min(overlap(values[a][:, k], values[b][:, k]) for k in bands) for a, b in pairs]))
 
-    scores = {sensor: separation(sensor) for sensor in SENSORS}
+    scores = {sensor: separation(sensor) for sensor in MODALITY_NAMES}
     assert min(scores, key=scores.__getitem__) == "sar"
     assert separation("sar") < 0.6 * separation("rgb")
 
@@ -141,7 +145,7 @@ def test_some_records_lack_a_sensor_wholly_and_some_in_part_but_none_lacks_all(s
 def test_unavailable_pixels_hold_zeros() -> None:
     for index in range(40):
         e = render(0, "train", index, 32)
-        for name, mask in zip(SENSORS, e.available, strict=True):
+        for name, mask in zip(MODALITY_NAMES, e.available, strict=True):
             assert not e.images[name][~mask].any()
 
 
@@ -165,12 +169,12 @@ def test_the_command_writes_what_render_draws(tmp_path: Path, monkeypatch: pytes
     for split, count in (("train", 6), ("validation", 2), ("test", 3)):
         source = open_source(tmp_path / "out", split)
         assert len(source) == count
-        assert source.schema.names == SENSORS
+        assert source.schema.names == MODALITY_NAMES
         for i in range(count):
             drawn, stored = render(5, split, i, 32), source[i]
             np.testing.assert_array_equal(stored.label, drawn.label)
             np.testing.assert_array_equal(stored.available, drawn.available)
-            for name in SENSORS:
+            for name in MODALITY_NAMES:
                 np.testing.assert_array_equal(stored.images[name], drawn.images[name])
 
 

@@ -17,7 +17,7 @@ from sgma_jax.data.schema import Modality
 from sgma_jax.prediction.grids import reference_grid
 from sgma_jax.prediction.options import PredictOptions
 from sgma_jax.prediction.predict import write_scene
-from sgma_jax.prediction.scene import Scene, Sensor, check_files, list_files
+from sgma_jax.prediction.scene import ModalityFiles, Scene, check_files, list_files
 from sgma_jax.prediction.windows import ONE, Answers, Labels
 
 ORIGIN = from_origin(500_000, 5_000_000, 1.0, 1.0)
@@ -54,7 +54,10 @@ class LocalModel:
     def one(self, images: dict[str, np.ndarray], available: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The answer for one image of any size."""
         values = np.stack(
-            [np.where(mask, images[m.name].mean(-1), 0) for m, mask in zip(self.labels.sensors, available, strict=True)]
+            [
+                np.where(mask, images[m.name].mean(-1), 0)
+                for m, mask in zip(self.labels.modalities, available, strict=True)
+            ]
         )
         count = available.sum(0)
         mean = values.sum(0) / np.maximum(count, 1)
@@ -106,9 +109,11 @@ def opened(model: LocalModel, files: dict[str, Any], options: PredictOptions = P
     """The scene of these files, as `open_scene` makes it for a run."""
     sensors = []
     with contextlib.closing(Rasters()) as rasters:
-        for modality in model.labels.sensors:
+        for modality in model.labels.modalities:
             given = files[modality.name]
-            sensor = Sensor(modality, list_files(modality.name, given if isinstance(given, list) else [given]), ())
+            sensor = ModalityFiles(
+                modality, list_files(modality.name, given if isinstance(given, list) else [given]), ()
+            )
             check_files(rasters, sensor)
             sensors.append(sensor)
         grid = reference_grid(

@@ -93,7 +93,7 @@ class NoRobustness(LocalModel):
     def __init__(self, *arguments):
         super().__init__(*arguments)
         given = self.labels
-        self.labels = type(given)(given.sensors, given.bits, given.classes, given.palette, ())
+        self.labels = type(given)(given.modalities, given.bits, given.classes, given.palette, ())
 
     def one(self, images, available):
         probabilities, robustness, used = super().one(images, available)

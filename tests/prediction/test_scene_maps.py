@@ -21,9 +21,9 @@ class ScaleModel(LocalModel):
         super().__init__()
         given = self.labels
         layers = tuple(
-            f"robustness {sensor.name} stride {stride}" for sensor in given.sensors for stride in (4, 8, 16, 32)
+            f"robustness {sensor.name} stride {stride}" for sensor in given.modalities for stride in (4, 8, 16, 32)
         )
-        self.labels = type(given)(given.sensors, given.bits, given.classes, given.palette, layers)
+        self.labels = type(given)(given.modalities, given.bits, given.classes, given.palette, layers)
 
     def one(self, images, available):
         probabilities, robustness, used = super().one(images, available)

@@ -50,7 +50,7 @@ def test_reflection_is_that_of_numpy_and_the_same_for_every_window(first: int, c
 
 def whole(model: LocalModel, files: Files) -> np.ndarray:
     """The model on the whole image at once."""
-    images = {m.name: normalised(np.moveaxis(read(files[m.name]), 0, -1), m) for m in model.labels.sensors}
+    images = {m.name: normalised(np.moveaxis(read(files[m.name]), 0, -1), m) for m in model.labels.modalities}
     shape = next(iter(images.values())).shape[:2]
     return model.one(images, np.ones((len(images), *shape), bool))[0].astype(float) / ONE
 
