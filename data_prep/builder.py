@@ -50,11 +50,11 @@ class Conversion(Generic[Key]):
     converter: str
     """The converter's module."""
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    """What the user chose, in JSON's types and free of machine paths."""
+    """Options that the user chose, in JSON's types and free of machine paths."""
     sources: Mapping[str, Path] = dataclasses.field(default_factory=dict)
     """Files read: name in the manifest (relative to the source) -> file."""
     findings: Sequence[str] = ()
-    """What a person should know about the source, as far as it is known before the first tile is read."""
+    """Oddities of the source that a person should know, as far as it is known before the first tile is read."""
 
 
 def convert(

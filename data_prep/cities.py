@@ -19,7 +19,7 @@ class Place(NamedTuple):
     """Where the middle of a tile lies."""
 
     frame: str
-    """What the coordinates are in: a CRS, or "" for metres from latitude and longitude."""
+    """Frame of the coordinates: a CRS, or "" for metres from latitude and longitude."""
     north: float
     east: float
 

@@ -60,7 +60,7 @@ class _Look:
     neither is known."""
     place: Place | None
     bare: bool
-    """Whether a file of it lacks a CRS."""
+    """True where a file of it lacks a CRS."""
     findings: tuple[Finding, ...]
 
 

@@ -37,9 +37,9 @@ class Finding:
     place: str
     """File relative to the source and, where it helps, row and column."""
     message: str
-    """What is there and what was expected."""
+    """The fact, beside what was expected."""
     remedy: str
-    """What to do about it; for a NOTE, what was done."""
+    """The way out; for a NOTE, what was done."""
 
     def __str__(self) -> str:
         return f"{self.place}: {self.message} [{self.check}] {self.remedy}"

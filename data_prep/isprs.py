@@ -94,7 +94,7 @@ class Layout:
     """The parts of a set."""
 
     noun: str
-    """What the set calls an area; also the column of --splits FILE."""
+    """The set's own word for an area; also the column of --splits FILE."""
     kinds: Mapping[str, Kind]
     """All products by our name for them; "label" and "eroded" are the labels."""
     modalities: Mapping[str, tuple[tuple[str, tuple[int, ...]], ...]]

@@ -65,7 +65,7 @@ class Options:
     areas: Annotated[AreaOptions, tyro.conf.arg(name="")] = field(
         default_factory=lambda: AreaOptions(validation=VALIDATION, name="potsdam")
     )
-    """What Vaihingen has too."""
+    """Options that Vaihingen has too."""
 
 
 def recognise(tree: SourceTree) -> bool:

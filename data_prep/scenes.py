@@ -13,7 +13,7 @@ from sgma_jax.errors import InputError
 
 RESERVED = ("label", "split", "split_raster", "id")
 SPLIT_WORDS = {word: split for word, split in WORDS.items() if split}
-"""What the column `split` may hold; a record that is in no split needs no line."""
+"""Values of the column `split`; a record that is in no split needs no line."""
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ WORDS = {
     "test": "test",
     "none": "",
 }
-"""What the column `split` may hold; "none" leaves something out on purpose."""
+"""Values of the column `split`; "none" leaves something out on purpose."""
 
 
 def read_splits(path: Path, column: str, known: Collection[str]) -> dict[str, str]:

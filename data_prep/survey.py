@@ -26,7 +26,7 @@ class PublicSet(Protocol):
     """A module `data_prep.<set>`."""
 
     NAME: str
-    """What people call the set."""
+    """The set's name among people."""
     __name__: str
 
     @property

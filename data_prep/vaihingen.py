@@ -48,7 +48,7 @@ class Options:
     areas: Annotated[AreaOptions, tyro.conf.arg(name="")] = field(
         default_factory=lambda: AreaOptions(validation=VALIDATION, name="vaihingen")
     )
-    """What Potsdam has too."""
+    """Options that Potsdam has too."""
 
 
 def recognise(tree: SourceTree) -> bool:

@@ -55,7 +55,7 @@ class DataConfig:
     workers: int = 0
     """Extra processes that prepare batches on each host; 0 prepares them in threads of the training process."""
     on_bad_record: Literal["stop", "skip"] = "stop"
-    """[C] What training does about a record that cannot be read: end, or train without it. Evaluation always ends."""
+    """[C] Act on a record that cannot be read: end the training, or train without it. Evaluation always ends."""
     max_bad_records: int = 100
     """[C] Most records that are skipped before training ends after all."""
 
@@ -129,7 +129,7 @@ class TrainConfig:
     name: str
     """Short name of the experiment."""
     data: DataConfig
-    """What is read, and how."""
+    """The data set, and how it is read."""
     model: ModelConfig = field(default_factory=ModelConfig)
     """The network."""
     sampling: SamplingConfig | None = field(default_factory=SamplingConfig)
@@ -137,7 +137,7 @@ class TrainConfig:
     loss: LossConfig = field(default_factory=CrossEntropyConfig)
     """Loss of every labelled pixel."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    """How the parameters move."""
+    """The optimiser and its learning rate."""
     steps: int
     """Optimiser steps of the whole run (the paper trains 200 epochs [P]: 200 x records / batch size)."""
     warmup_steps: int = 0
@@ -145,8 +145,7 @@ class TrainConfig:
     evaluate_every: int = 1000
     """Steps between checkpoints, each of which is scored on the validation split."""
     validate: bool = True
-    """Whether they are: a data set that was converted without a validation split, to train on all there is, cannot
-    be."""
+    """Score every checkpoint on the validation split. Turn it off for a data set that was converted without one."""
     log_every: int = 10
     """Steps between lines of metrics.jsonl."""
     keep_checkpoints: int = 2
@@ -166,7 +165,7 @@ class TrainConfig:
     space: int = 1
     """Devices that share the image rows of a sample, for crops that are too large for one."""
     accumulate: int = 1
-    """[C] Micro-batches that a step computes one after the other: gradients add up, batch normalisation sees one
+    """[C] Micro-batches that a step computes one after the other. Gradients add up; batch normalisation sees one
     micro-batch at a time."""
     seed: int = 0
     """Everything random derives from it."""

@@ -110,7 +110,7 @@ def compile_together(program: Any, *arguments: Any) -> Any:
     return compiled
 
 
-def in_turn(results: Any) -> Any:
+def await_turn(results: Any) -> Any:
     """The results of a program, after which another may be called that does not depend on them.
 
     A GPU or TPU runs programs in the order of the calls. A CPU runs those at once that do not wait for each other,

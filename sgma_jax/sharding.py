@@ -14,7 +14,7 @@ from jax import lax
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from sgma_jax.distributed import in_turn
+from sgma_jax.distributed import await_turn
 from sgma_jax.errors import InputError
 from sgma_jax.structs import Batch
 
@@ -212,4 +212,4 @@ def _put(part: np.ndarray, sharding: NamedSharding) -> jax.Array:
 def put_replicated(tree: Any, mesh: Mesh) -> Any:
     """The tree with every array whole on every device, as evaluation wants it: then no program of it has to gather
     anything."""
-    return jax.tree.map(lambda x: in_turn(jax.device_put(x, replicated(mesh))), tree)
+    return jax.tree.map(lambda x: await_turn(jax.device_put(x, replicated(mesh))), tree)

@@ -1,4 +1,4 @@
-"""What an accelerator makes of the network: speed beside PyTorch's, share of the card's peak, largest batch, profile.
+"""The network on an accelerator: speed beside PyTorch's, share of the card's peak, largest batch, profile.
 
 Command: python -m experiments.benchmarks.accelerator [--batches 8] [--out FOLDER]
 It takes under 10 minutes on one card, and writes accelerator.md and accelerator.json.
@@ -34,7 +34,7 @@ PRODUCT = 8192
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments(Options):
-    """What to measure; the defaults are PVT-v2-b2 on images of 512 x 512 with three sensors, in bfloat16."""
+    """Options of the benchmark; the defaults are PVT-v2-b2 on images of 512 x 512 with three sensors, in bfloat16."""
 
     variant: Literal["b0", "b1", "b2", "b3", "b4", "b5"] = "b2"
     """Variant of PVT-v2."""

@@ -1,4 +1,4 @@
-"""What a compiled program sends between devices: every collective with its bytes, read from the compiler's own text
+"""Traffic of a compiled program between devices: every collective with its bytes, read from the compiler's own text
 (HLO).
 
 For programs compiled for simulated CPU devices, where no collective is split into a start and an end.

@@ -26,7 +26,7 @@ from sgma_jax.flags import parse_process
 
 @dataclass(frozen=True)
 class Options:
-    """What to measure."""
+    """Options of the benchmark."""
 
     side: int = 6000
     """Side of the scene in pixels; 6000 is a tile of ISPRS Potsdam."""
@@ -38,7 +38,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a conversion took."""
+    """Costs of a conversion."""
 
     seconds: float
     cpu_seconds: float

@@ -34,7 +34,7 @@ CASES = (
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What to measure."""
+    """Options of the benchmark."""
 
     repeats: int = 5
     """Timed calls of each form."""

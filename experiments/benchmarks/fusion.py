@@ -31,7 +31,7 @@ from sgma_jax.models.layers import depthwise
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What to measure."""
+    """Options of the benchmark."""
 
     classes: tuple[int, ...] = (2, 5, 25, 64)
     """Numbers of classes K, measured with 3 sensors."""

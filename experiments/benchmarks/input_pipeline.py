@@ -28,7 +28,7 @@ from sgma_jax.flags import parse_process
 
 @dataclass(frozen=True, kw_only=True)
 class Options(Workload):
-    """What to measure. `size` is the crop; the step is timed with that many sensors as the data set has."""
+    """Options of the benchmark. `size` is the crop; the step is timed with that many sensors as the data set has."""
 
     data: str = ""
     """Converted data set to read; empty converts a synthetic city."""

@@ -105,7 +105,7 @@ def inference(workload: Workload, folder: Path) -> Subject:
 
 
 def _costs(compiled: Any) -> dict[str, Any]:
-    """What the compiler says: floating-point operations, and bytes of temporary buffers."""
+    """The compiler's own figures: floating-point operations, and bytes of temporary buffers."""
     analysis: Any = compiled.cost_analysis() or {}
     memory = compiled.memory_analysis()
     return {

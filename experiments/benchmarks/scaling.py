@@ -31,7 +31,7 @@ OPTIONS = "--xla_force_host_platform_device_count={} --xla_backend_optimization_
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What to count and what to compute from it."""
+    """Options of the benchmark."""
 
     variant: Literal["b0", "b1", "b2", "b3", "b4", "b5"] = "b2"
     """Variant of PVT-v2; the paper's is b2."""
@@ -49,7 +49,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Link:
-    """What connects the devices of a kind of machine."""
+    """Connection between the devices of a kind of machine."""
 
     name: str
     source: str
@@ -102,7 +102,7 @@ def count(variant: str, fsdp: str) -> None:
 
 
 def counted(options: Options, devices: int) -> list[dict[str, Any]]:
-    """What the step compiled for so many devices sends, by kind and by who takes part."""
+    """Return the traffic of the step compiled for so many devices, by kind and by who takes part."""
     environment = {**os.environ, "XLA_FLAGS": OPTIONS.format(devices), "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-c", PROGRAM, options.variant, str(options.fsdp)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)

@@ -43,7 +43,7 @@ from sgma_jax.sharding import one_device_a_core
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What to measure."""
+    """Options of the benchmark."""
 
     size: int = 1024
     """Side of the scene, in pixels."""

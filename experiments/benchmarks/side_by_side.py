@@ -1,4 +1,4 @@
-"""What train_step and inference have in common: options, the list of contenders, and the report."""
+"""Parts that train_step and inference share: options, the list of contenders, and the report."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2}
 
 @dataclass(frozen=True, kw_only=True)
 class Options(Workload):
-    """What to measure. Needs PyTorch only with `--against torch`."""
+    """Options of the benchmark. Needs PyTorch only with `--against torch`."""
 
     against: Literal["nothing", "torch"] = "nothing"
-    """What to compare with."""
+    """Opponent."""
     only: tuple[str, ...] = ()
     """Names of the PyTorch variants to run; by default all."""
     repeats: int = 7

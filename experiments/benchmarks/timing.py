@@ -24,7 +24,7 @@ class Subject(NamedTuple):
     run: Callable[[str], None]
     """Does a case once and returns when the device has finished."""
     facts: dict[str, Any]
-    """What there is to say about it: versions, threads, compile time, and `answer`, the numbers by which contenders
+    """Facts about it: versions, threads, compile time, and `answer`, the numbers by which contenders
     must agree."""
     device_memory: Callable[[], int | None]
     """Peak bytes on the accelerator, or None where the device is the CPU."""

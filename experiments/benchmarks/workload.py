@@ -1,4 +1,4 @@
-"""What the side-by-side benchmarks compute: the network, a batch and the weights, the same for every contender."""
+"""The work of the side-by-side benchmarks: the network, a batch and the weights, the same for every contender."""
 
 from __future__ import annotations
 

@@ -94,7 +94,7 @@ def agreed_budget(arguments: Arguments, out: Path, base: TrainConfig) -> Budget:
 
 
 def is_newer(page: Path, sources: list[Path]) -> bool:
-    """Whether a file was written after all those that it is made from."""
+    """Return whether a file was written after all those that it is made from."""
     return page.is_file() and all(source.stat().st_mtime <= page.stat().st_mtime for source in sources)
 
 

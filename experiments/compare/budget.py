@@ -30,12 +30,12 @@ CALIBRATION_INTERVAL = 5
 
 @dataclass(frozen=True)
 class Budget:
-    """What every member of a comparison may use."""
+    """Steps and time that every member of a comparison may use."""
 
     steps: int
     """Optimiser steps."""
     minutes: float
-    """What was asked for, for one training of SGMA without compilation and validation; 0 where steps were asked for."""
+    """Minutes asked for, of one training of SGMA without compilation and validation; 0 where steps were asked for."""
     seconds_per_step: float
     """Of SGMA, measured on `machine`; 0 where steps were asked for."""
     machine: str
@@ -80,7 +80,7 @@ def seconds_per_step(metrics: Path, batch_size: int) -> float:
 
 
 def machine() -> str:
-    """What the calibration ran on, in words."""
+    """The machine of the calibration, in words."""
     return f"{platform.machine()}, {os.cpu_count()} cores"
 
 

@@ -1,4 +1,4 @@
-"""What `--corruptions` and `--analysis` found of a method, over the seeds that have been looked at."""
+"""Findings of `--corruptions` and `--analysis` about a method, over the seeds that have been looked at."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ def share(everything: Sequence[Member], shard: str) -> list[Member]:
 
 
 def is_trained(member: Member) -> bool:
-    """Whether its last checkpoint is there, complete."""
+    """Return whether its last checkpoint is there, complete."""
     return (member.folder / CHECKPOINTS / str(member.config.steps)).is_dir()
 
 

@@ -1,4 +1,4 @@
-"""What the runs of a comparison add up to: one JSON-able dict, from the runs' own files alone."""
+"""Summary of a comparison: one JSON-able dict, from the runs' own files alone."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ class Arguments:
 
 @torch.no_grad()
 def tally(model: Sgma, config: TrainConfig, source: Source, device: torch.device) -> dict[tuple[str, ...], Tally]:
-    """What is counted over the split, per subset, without confidences; absent sensors are skipped."""
+    """Count the split's pixels per subset, without confidences; absent sensors are skipped."""
     model.eval()
     classes = len(config.data.classes)
     totals = {s: Tally(np.zeros((classes, classes), np.int64), 0) for s in subsets(config.data.modalities)}

@@ -14,7 +14,7 @@ from sgma_jax.config import SemanticGuidedFusionConfig
 
 
 class Fused(NamedTuple):
-    """What a fusion returns at one scale."""
+    """Result of a fusion at one scale."""
 
     features: Tensor
     """[batch, channels, height, width]; 0 where no sensor is available."""

@@ -58,7 +58,7 @@ def losses(config: TrainConfig, outputs: Outputs, batch: TorchBatch) -> dict[str
 
 
 def sampling_report(outputs: Outputs) -> tuple[Tensor, Tensor]:
-    """What the sampling table takes in: mean robustness and whether it says something, both [batch, scale, modality].
+    """Return the mean robustness and where it says something, both [batch, scale, modality], for the sampling table.
 
     Only positions that two or more modalities see count; a share among n of M modalities is scaled by n / M.
     """

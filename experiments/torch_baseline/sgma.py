@@ -19,7 +19,7 @@ STRIDES = (4, 8, 16, 32)
 
 
 class Outputs(NamedTuple):
-    """What the model returns for a batch."""
+    """The model's answer to a batch."""
 
     logits: Tensor
     """[batch, classes, height, width] of the fused branch."""

@@ -23,7 +23,7 @@ class EvaluateArguments:
     split: str = "test"
     """Split to score."""
     missing: Literal["skip", "zero"] = "skip"
-    """What absent sensors are: skipped, or zeros after normalisation."""
+    """Absent sensors: skipped, or zeros after normalisation."""
     corruptions: bool = False
     """Score all sensors also while one of them fails in part: missing blocks, noise, misregistration."""
     analysis: bool = False

@@ -44,7 +44,7 @@ class PredictArguments(PlainOptions):
     bands: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """SENSOR=1,2,3: bands to take from a sensor's files, from 1; by default all but alpha."""
     memory: str = ""
-    """What the rows being blended may take, such as 2GB; more makes higher strips. By default as little as possible,
+    """Memory for the rows being blended, such as 2GB; more makes higher strips. By default as little as possible,
     one row of windows."""
     shard: str = ""
     """I/N: compute the I-th of N parts of the scene only (from 1); `--merge` puts them together."""

@@ -19,7 +19,7 @@ class ImportArguments:
     file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
     """The weights as they were downloaded: .safetensors, or with PyTorch installed .pth, .pt or .bin."""
     encoder: str
-    """What they are of: pvt_v2_b0 to pvt_v2_b5, resnet18, resnet34, resnet50, resnet101, resnet152."""
+    """The encoder that they are of: pvt_v2_b0 to pvt_v2_b5, resnet18, resnet34, resnet50, resnet101, resnet152."""
     out: Path
     """File to write."""
 

@@ -43,9 +43,9 @@ class Modality:
     """Per band; empty until a converter has seen the data."""
     std: tuple[float, ...] = ()
     band_names: tuple[str, ...] = ()
-    """What the bands show, such as red, green, blue; empty where nobody said."""
+    """Names of the bands, such as red, green, blue; empty where nobody said."""
     log: bool = False
-    """Whether the numbers are 10 log10 of what the sensor's files hold: decibels of radar intensities."""
+    """True where the numbers are 10 log10 of those in the sensor's files: decibels of radar intensities."""
     clip: tuple[float, float] | None = None
     """Lowest and highest number that is stored; what lay outside was set to them."""
 
@@ -221,11 +221,11 @@ class Manifest:
     converter: str
     """The module that wrote the set."""
     options: dict[str, Any]
-    """What the converter was asked for, in JSON's types."""
+    """Options of the converter, in JSON's types."""
     sources: tuple[FileHash, ...]
     shards: tuple[FileHash, ...]
     findings: tuple[str, ...]
-    """What a person should know about the source: what was odd, and what was done about it."""
+    """Oddities of the source that a person should know, and what was done about each."""
 
     @property
     def manifest_hash(self) -> str:

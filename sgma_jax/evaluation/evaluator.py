@@ -17,7 +17,7 @@ from sgma_jax.config import DataConfig
 from sgma_jax.data.pipeline import evaluation_batches, open_split, stack
 from sgma_jax.data.source import Source
 from sgma_jax.data.transforms import padding_like, to_sample
-from sgma_jax.distributed import compile_together, in_turn
+from sgma_jax.distributed import await_turn, compile_together
 from sgma_jax.evaluation.metrics import (
     CALIBRATION_BINS,
     LEVELS_PER_BIN,
@@ -128,8 +128,8 @@ class Evaluator:
 
     def _counts(self, variables: Any, batch: Batch, subset: tuple[str, ...]) -> Any:
         """Return, of a batch on the devices, ids and confusion matrices per record, labelled pixels, confidences."""
-        answer = in_turn(self._program(variables, batch, subset)(variables, batch, self.present(subset)))
-        return in_turn(self._count(batch.ids, batch.labels, answer.classes, answer.confidence))
+        answer = await_turn(self._program(variables, batch, subset)(variables, batch, self.present(subset)))
+        return await_turn(self._count(batch.ids, batch.labels, answer.classes, answer.confidence))
 
     def tally(
         self,

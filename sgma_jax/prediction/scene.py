@@ -19,7 +19,7 @@ from sgma_jax.prediction.grids import File, extent_on, touches
 from sgma_jax.prediction.windows import Tiling, reflect
 
 SUFFIXES = (".tif", ".tiff", ".vrt", ".jp2", ".img")
-"""What is taken from a folder of tiles."""
+"""Suffixes of the files that are taken from a folder of tiles."""
 
 
 class WindowData(NamedTuple):
@@ -36,7 +36,7 @@ class ModalityFiles:
     """The files of one modality in a scene."""
 
     modality: Modality
-    """What the run was trained on, and how its numbers come from the files'."""
+    """The modality as the run was trained on it, and how its numbers come from the files'."""
     files: tuple[File, ...]
     bands: tuple[int, ...]
     """Numbers of the bands to take, from 1; all but alpha if empty."""

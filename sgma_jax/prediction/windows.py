@@ -20,7 +20,7 @@ every window."""
 ONE = 65535
 """The 16-bit integer that stands for 1."""
 WEIGHT = 256
-"""What the weights of neighbouring windows add up to along one axis."""
+"""Sum of the weights of neighbouring windows along one axis."""
 
 
 class Answers(NamedTuple):
@@ -58,7 +58,7 @@ class WindowModel(Protocol):
     batch: int
     """Windows in every call."""
     identity: dict[str, Any]
-    """What its answers depend on, as JSON."""
+    """All that its answers depend on, as JSON."""
 
     def __call__(self, images: dict[str, np.ndarray], available: np.ndarray) -> Answers:
         """Answers of a batch of exactly `batch` windows: images [batch, window, window, bands], available [batch,

@@ -44,7 +44,7 @@ class Card(NamedTuple):
     """The model card of a run."""
 
     sentence: str
-    """What was trained on what."""
+    """The method and the data set, in a sentence."""
     facts: dict[str, str]
     modalities: list[ModalityFacts]
     splits: list[SplitFacts]
@@ -55,7 +55,7 @@ class Card(NamedTuple):
     recorded_command: str | None
     """The command by which its training began."""
     commands: list[str]
-    """What makes the run again, from the configuration in the page."""
+    """Commands that make the run again, from the configuration in the page."""
     config: str
     """config.json."""
 

@@ -22,7 +22,7 @@ class ReportedRun:
     """One column of the report."""
 
     label: str
-    """What the report calls it."""
+    """Its name in the report."""
     folder: Path
     config: TrainConfig
     evaluation: Evaluation
@@ -31,7 +31,7 @@ class ReportedRun:
     starts: list[dict[str, Any]]
     """The lines of starts.jsonl: when training began or went on, by which command."""
     pretrained: dict[str, Any] | None
-    """What the encoder began with, None for random weights."""
+    """Source of the encoder's first weights, None for random ones."""
     manifest: Manifest | None = None
     """Of the data set that was scored; None where it is not at hand."""
     scenes: tuple[SceneAnswers, ...] = field(default=())

@@ -41,12 +41,12 @@ class Bookkeeping(NamedTuple):
     position: int
     """Global batches read: all that the input pipelines of all hosts, however many, need in order to go on."""
     faults: dict[str, Any]
-    """What went wrong so far, as step_reports.Faults counts it."""
+    """Faults so far, as step_reports.Faults counts them."""
     manifest_hash: str
     """Of the data set that it was trained on."""
     devices: int
     processes: int
-    """What it was saved on."""
+    """Devices and processes that saved it."""
 
 
 class Restored(NamedTuple):

@@ -16,7 +16,7 @@ from sgma_jax.config_check import check
 from sgma_jax.data.pipeline import evaluation_batches, open_split, training_batches
 from sgma_jax.data.schema import read_manifest
 from sgma_jax.data.source import Source
-from sgma_jax.distributed import Preemption, compile_together, from_writer, in_turn, is_writer
+from sgma_jax.distributed import Preemption, await_turn, compile_together, from_writer, is_writer
 from sgma_jax.errors import InputError
 from sgma_jax.evaluation.evaluator import Evaluator
 from sgma_jax.evaluation.metrics import score_line
@@ -239,7 +239,7 @@ def _open_data(config: TrainConfig, mesh: Mesh) -> tuple[Source, Source | None]:
 
 def _save(session: _Session, voices: _Voices, done: int, state: TrainState) -> None:
     voices.reports.read_all()
-    in_turn(state)
+    await_turn(state)
     sampling = session.table.state() if session.table else {}
     session.checkpoints.save(done, state, sampling, voices.reports.faults(), session.source.manifest_hash)
     keep_copies(session.workdir, session.config)

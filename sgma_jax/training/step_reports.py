@@ -30,7 +30,7 @@ class _Pending(NamedTuple):
     applied: jax.Array
     ids: jax.Array
     values: dict[str, Any]
-    """What the host knew when the step began."""
+    """Facts that the host knew when the step began."""
 
 
 class StepReports:
