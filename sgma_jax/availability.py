@@ -15,7 +15,7 @@ STRIDES = (4, 8, 16, 32)
 
 @dataclass(frozen=True)
 class Availability:
-    """Where each modality has something to say. A value: every method returns another one."""
+    """The places where each modality has something to say. A value: every method returns another one."""
 
     pixels: Bool[Array, "batch modality height width"]
     """Per pixel of the images."""

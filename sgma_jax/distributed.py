@@ -87,7 +87,7 @@ def gather(array: np.ndarray) -> np.ndarray:
 
 
 def all_agree(mine: bool) -> bool:
-    """Return whether it is true in every process."""
+    """Return whether `mine` is true in every process."""
     return bool(gather(np.array(mine)).all())
 
 

@@ -113,7 +113,7 @@ def predict(arguments: Sequence[str]) -> None:
 
 
 def sensors_of(given: Sequence[str]) -> dict[str, list[File]]:
-    """Sensor -> files, in the order given; InputError for a text that is not NAME=FILE."""
+    """Return sensor -> files, in the order given; InputError for a text that is not NAME=FILE."""
     sensors: dict[str, list[File]] = {}
     for text in given:
         name, equals, file = text.partition("=")

@@ -91,7 +91,7 @@ def _corrupted(
 
 
 def _shifted(image: np.ndarray, seen: np.ndarray, down: int, right: int) -> tuple[np.ndarray, np.ndarray]:
-    """Moved by whole pixels; what comes in from outside the tile is not available."""
+    """Return an image moved by whole pixels; what comes in from outside the tile is not available."""
     height, width = seen.shape
     down, right = int(np.clip(down, -height, height)), int(np.clip(right, -width, width))
     target = np.s_[max(down, 0) : height + min(down, 0), max(right, 0) : width + min(right, 0)]

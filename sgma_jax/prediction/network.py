@@ -141,7 +141,7 @@ def _answers(
     magnify = model.config.magnify
 
     def pixels(maps: jax.Array, stride: int) -> jax.Array:
-        """A coarse map per sensor at every pixel."""
+        """Return the value of a coarse map at every pixel, per modality."""
         flat = maps.reshape(-1, *maps.shape[2:])
         return refine(flat, stride, height * magnify, width * magnify)[:, ::magnify, ::magnify].reshape(
             *maps.shape[:2], height, width

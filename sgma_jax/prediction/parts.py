@@ -23,7 +23,7 @@ JOURNAL = "journal.json"
 
 
 def parts_folder(out: Path) -> Path:
-    """Where the rows of a map wait."""
+    """Return the folder in which the rows of a map wait."""
     return out.with_name(out.name + ".parts")
 
 

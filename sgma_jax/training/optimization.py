@@ -30,7 +30,7 @@ def learning_rate(config: OptimizerConfig, steps: int, warmup_steps: int) -> opt
 
 
 def decayed(params: Any) -> Any:
-    """Which parameters weight decay applies to: kernels, not biases and norms [C]."""
+    """Return true for the parameters that weight decay applies to: kernels, not biases and norms [C]."""
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
 
 

@@ -21,7 +21,7 @@ PENDING = ("robustness", "informative", "ids")
 
 
 class SamplingTable:
-    """How robust each modality has been of late, per scale; the less robust, the more often it is drawn.
+    """A table of how robust each modality has been of late, per scale; the less robust, the more often it is drawn.
 
     Contract of the lag: the draw for step t knows the results of the steps before `t - lag`. What `push` was given
     and the table has not yet used is part of its state, so a resumed run draws what an uninterrupted one would have

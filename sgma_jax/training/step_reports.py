@@ -144,7 +144,7 @@ class StepReports:
 
 
 class DeviceClock:
-    """How long the devices had nothing to do because the host had not yet handed them the next step.
+    """A clock of the time in which the devices wait for the host to hand them the next step.
 
     A thread waits for each step's result, and notes when it came; the loop notes when it hands over the next step.
     Where the result came first, the time between the two is the devices' waiting.
@@ -160,7 +160,7 @@ class DeviceClock:
         threading.Thread(target=self._watch, daemon=True).start()
 
     def dispatching(self) -> None:
-        """The loop begins to hand over a step."""
+        """Note that the loop begins to hand over a step."""
         self._dispatching = self._now()
 
     def dispatched(self, result: Any) -> None:

@@ -65,7 +65,10 @@ _conv_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")  # as to
 
 
 def _convolve(x: Array, channels: int, kernel: int, stride: int, dtype: jnp.dtype, name: str) -> Array:
-    """Padded with zeros by half the kernel, as PyTorch pads: "SAME" would pad strided convolutions on one side only."""
+    """Convolve with zeros around, half a kernel wide, as PyTorch does.
+
+    "SAME" would pad strided convolutions on one side only.
+    """
     half = kernel // 2
     x, margins = with_row_margin(x, kernel, stride, half)
     return nn.Conv(
