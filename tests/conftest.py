@@ -51,7 +51,7 @@ settings.register_profile(
 settings.load_profile("default")
 
 
-LONGEST = ("training/test_every_kind.py", "models/test_sgma.py", "end_to_end/test_readme.py", "golden/test_golden.py")
+LONGEST = ("training/test_every_kind.py", "models/test_sgma.py", "golden/test_golden.py", "end_to_end/test_resume.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -119,6 +119,7 @@ def users_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_every_command_of_the_readme_runs(users_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for line in COMMANDS:
         words = shlex.split(line)

@@ -80,6 +80,7 @@ def test_twenty_steps_in_one_go_are_ten_and_ten_more(
     assert_same_run(tiny_run, run)
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_any_moment_goes_on_to_the_same_end(
     tiny_run: Path, tiny_preset: Path, tiny_city: Path, tmp_path: Path
 ) -> None:
