@@ -11,8 +11,9 @@ from rasterio.features import rasterize, shapes, sieve
 
 from data_prep.dfc2023_files import MODALITY_NAMES
 from data_prep.footprints import Raster
-from sgma_jax.data.rasters import Box, Rasters, as_stored
+from sgma_jax.data.rasters import Box, Rasters
 from sgma_jax.data.schema import IGNORE, Modality
+from sgma_jax.data.values import as_stored
 
 BUILDING = 1
 MODALITIES = {

@@ -24,8 +24,10 @@ from data_prep.parallel import ParallelOptions, parallel_arguments
 from data_prep.scenes import LabelledScene, read_scenes
 from data_prep.tiling import check_tiling
 from data_prep.workspace import check_target
-from sgma_jax.data.rasters import Box, Rasters, as_stored
-from sgma_jax.data.schema import DTYPES, IGNORE, Example, Modality, Schema
+from sgma_jax.data.raster_checks import check_raster
+from sgma_jax.data.rasters import Box, Rasters
+from sgma_jax.data.schema import IGNORE, Example, Modality, Schema
+from sgma_jax.data.values import as_stored
 from sgma_jax.errors import InputError, one_line_errors
 from sgma_jax.flags import parse_process
 from sgma_jax.show.tables import print_dataset
@@ -137,15 +139,8 @@ def _modality(rasters: Rasters, scenes: Sequence[LabelledScene], name: str, log:
         if name not in scene.images:
             continue
         path = scene.images[name]
-        bands = rasters.bands(path)
-        if not bands:
-            raise InputError(f"{path}: modality {name!r} has an alpha band and nothing else. Give a raster with data.")
-        dataset = rasters.open(path)
+        bands, dataset = check_raster(rasters, path), rasters.open(path)
         dtype = dataset.dtypes[bands[0] - 1]
-        if dtype not in DTYPES:
-            raise InputError(
-                f"{path}: modality {name!r} is of type {dtype}. Convert the raster to one of {', '.join(DTYPES)}."
-            )
         if first is None:
             first, unit = (path, len(bands), dtype), dataset.units[bands[0] - 1] or ""
             described = tuple(dataset.descriptions[band - 1] or "" for band in bands)

@@ -12,6 +12,7 @@ from rich.progress import track
 
 from data_prep.scenes import LabelledScene
 from data_prep.tiling import Span, ignore_foreign, spans
+from sgma_jax.data.raster_checks import check_place
 from sgma_jax.data.rasters import Box, Rasters
 from sgma_jax.data.schema import IGNORE, SPLITS
 from sgma_jax.errors import InputError
@@ -95,10 +96,11 @@ def tile_label(rasters: Rasters, scene: LabelledScene, tile: Tile, side: int, ig
     """The label of a tile, uint8 [side, side]: IGNORE outside the scene, the split and, but for training, the pixels
     that the tile owns."""
     box = Box(tile.row.start, tile.column.start, side)
-    values = rasters.plain(scene.label, box)
-    counts = ~_ignored(rasters, scene.label, values, ignore)
+    values, labelled = rasters.codes(scene.label, box)
+    counts = labelled & (values != ignore)
     if isinstance(scene.split, Path):
-        counts &= rasters.plain(scene.split, box) == SPLIT_CODES[tile.split]
+        splits, assigned = rasters.codes(scene.split, box)
+        counts &= assigned & (splits == SPLIT_CODES[tile.split])
     found = np.where(counts, values, IGNORE).astype(np.uint8)
     if tile.split != "train":
         found = ignore_foreign(found, tile.row, tile.column)
@@ -129,8 +131,8 @@ def _survey_scene(
     tiles: dict[str, list[Tile]] = {split: [] for split in SPLITS}
     highest, outside, first = -1, 0, ""
     for position, row in enumerate(rows):
-        values = rasters.strip(scene.label, row.start, row.stop)
-        labelled = ~_ignored(rasters, scene.label, values, rules.ignore)
+        values, labelled = rasters.codes(scene.label, (row.start, row.stop))
+        labelled &= values != rules.ignore
         wrong = labelled & ((values < 0) | (values >= rules.classes))
         # Rows that the next strip reads again are counted there.
         wrong = wrong[: rows[position + 1].start - row.start] if position + 1 < len(rows) else wrong
@@ -166,27 +168,26 @@ def _survey_scene(
 def _split_strip(rasters: Rasters, scene: LabelledScene, row: Span) -> np.ndarray | None:
     if isinstance(scene.split, str):
         return None
-    values = rasters.strip(scene.split, row.start, row.stop)
-    nodata = rasters.open(scene.split).nodata
-    wrong = ~np.isin(values, (0, *SPLIT_CODES.values()))
-    if nodata is not None:
-        wrong &= values != nodata
+    values, assigned = rasters.codes(scene.split, (row.start, row.stop))
+    wrong = assigned & ~np.isin(values, (0, *SPLIT_CODES.values()))
     if wrong.any():
         y, x = np.argwhere(wrong)[0]
         raise InputError(
             f"{scene.split}: the value {values[y, x]} at row {row.start + y}, column {x} is no split. Write 1 train, 2 "
             f"validation, 3 test, 0 none."
         )
-    return values
+    return np.where(assigned, values, 0)
 
 
 def _check_rasters(rasters: Rasters, scene: LabelledScene) -> None:
     grid = rasters.open(scene.label)
     if grid.count != 1 or not np.issubdtype(np.dtype(grid.dtypes[0]), np.integer):
         raise InputError(
-            f"{scene.label}: a label is one band of integers, this has {grid.count} of {grid.dtypes[0]}. Write codes "
+            f"{scene.label}: a label is one band of integers, this has {grid.count} of "
+            f"{grid.dtypes[0] if grid.count else 'nothing'}. Write codes "
             f"0, 1, ..."
         )
+    check_place(grid, scene.label)
     if isinstance(scene.split, Path):
         split = rasters.open(scene.split)
         if split.count != 1 or split.shape != grid.shape or not rasters.is_aligned(scene.split, scene.label):
@@ -195,9 +196,3 @@ def _check_rasters(rasters: Rasters, scene: LabelledScene) -> None:
                 f"{split.width} pixels "
                 f"against {grid.height} x {grid.width}). Write the split raster on the label's grid."
             )
-
-
-def _ignored(rasters: Rasters, path: Path, values: np.ndarray, ignore: int) -> np.ndarray:
-    nodata = rasters.open(path).nodata
-    ignored: np.ndarray = values == ignore
-    return ignored if nodata is None else ignored | (values == nodata)

@@ -24,7 +24,9 @@ FLOORS = (
     ("sgma_jax.decoding", "sgma_jax.files", "sgma_jax.flags"),
     ("sgma_jax.kinds", "sgma_jax.distributed", "sgma_jax.structs"),
     ("sgma_jax.config", "sgma_jax.modalities", "sgma_jax.availability", "sgma_jax.sharding", "sgma_jax.data.schema"),
-    ("sgma_jax.config_check", "sgma_jax.data.rasters"),
+    ("sgma_jax.config_check", "sgma_jax.data.grid", "sgma_jax.data.values"),
+    ("sgma_jax.data.rasters",),
+    ("sgma_jax.data.raster_checks",),
     (
         "sgma_jax.models",
         "sgma_jax.data.corruptions",
@@ -63,7 +65,10 @@ WITHOUT_JAX = (
 NOT_IN_MODELS = ("sgma_jax.data", "optax", "experiments", "data_prep")
 IN_DATA_PREP = (
     "sgma_jax.data.schema",
+    "sgma_jax.data.grid",
+    "sgma_jax.data.values",
     "sgma_jax.data.rasters",
+    "sgma_jax.data.raster_checks",
     "sgma_jax.errors",
     "sgma_jax.flags",
     "sgma_jax.config",

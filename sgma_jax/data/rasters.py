@@ -15,8 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 import rasterio
-from affine import Affine
-from rasterio.crs import CRS
+from rasterio._err import CPLE_BaseError
 from rasterio.enums import ColorInterp, MaskFlags, Resampling
 from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader
@@ -24,7 +23,8 @@ from rasterio.warp import reproject, transform
 from rasterio.windows import Window
 from rasterio.windows import transform as window_transform
 
-from sgma_jax.data.schema import Modality
+from sgma_jax.data.grid import Grid, crs_name, matrix_of, shift_between
+from sgma_jax.data.values import is_brightness, is_nodata, overflows
 from sgma_jax.errors import InputError
 
 OPEN_FILES = 64
@@ -43,17 +43,6 @@ in parts."""
 logging.getLogger("rasterio").addHandler(logging.NullHandler())
 
 
-class Grid(NamedTuple):
-    """Rows and columns of pixels, and where they lie."""
-
-    crs: CRS | None
-    """None where nothing is known but rows and columns."""
-    transform: Affine
-    """From (column, row) to coordinates."""
-    height: int
-    width: int
-
-
 class Box(NamedTuple):
     """A square window of the label's grid; it may reach beyond the scene."""
 
@@ -70,6 +59,7 @@ class Rasters:
 
     def __init__(self) -> None:
         self._open: OrderedDict[Path | str, DatasetReader] = OrderedDict()
+        self._overflowed = False
 
     def __reduce__(self) -> tuple[type[Rasters], tuple[()]]:
         return Rasters, ()
@@ -80,8 +70,12 @@ class Rasters:
             self._open.move_to_end(path)
             return self._open[path]
         try:
-            with warnings.catch_warnings():
-                # Many published files state no place; where it is needed, `is_aligned` says so.
+            # Many published files state no place; where it is needed, `is_aligned` says so. Masks lie in files beside
+            # the raster's, and a setting that is usual for buckets would hide them.
+            beside = (
+                {} if str(path).startswith("/vsi") or "://" in str(path) else {"GDAL_DISABLE_READDIR_ON_OPEN": False}
+            )
+            with warnings.catch_warnings(), rasterio.Env(**beside):
                 warnings.simplefilter("ignore", NotGeoreferencedWarning)
                 dataset = rasterio.open(path)
         except (RasterioError, CRSError, OSError) as error:
@@ -98,6 +92,11 @@ class Rasters:
         while self._open:
             self._open.popitem()[1].close()
 
+    def overflowed(self) -> bool:
+        """Return whether numbers that no measurement has (see `values.overflows`) were met since the last call."""
+        found, self._overflowed = self._overflowed, False
+        return found
+
     def bands(self, path: Path | str) -> list[int]:
         """Numbers of the bands that hold data: all but the alpha band."""
         dataset = self.open(path)
@@ -108,21 +107,20 @@ class Rasters:
     def is_aligned(self, path: Path, label: Path) -> bool:
         """Return whether a raster's pixels are the label's. InputError where they are not and nothing says how they
         lie."""
-        image, grid = self.open(path), self.open(label)
-        same_size = image.shape == grid.shape
-        if image.crs is None or grid.crs is None:
+        image, grid = self.grid(path), self.grid(label)
+        same_size = image[2:] == grid[2:]
+        both = image.beside(grid)
+        if both is None:
             if same_size:
                 return True
-            without = path if image.crs is None else label
+            without = label if image.placed else path
             raise InputError(
                 f"{path} has {image.height} x {image.width} pixels and {label} has {grid.height} x {grid.width}, but "
-                f"{without.name} states no CRS, "
-                "so one cannot be laid over the other. Write the CRS into it (gdal_edit.py -a_srs EPSG:...), or "
-                "resample it to the label's grid."
+                f"{without.name} does not say where it lies, "
+                "so one cannot be laid over the other. Write its place into it (gdal_edit.py -a_srs EPSG:... -a_ullr "
+                "...), or resample it to the label's grid."
             )
-        if image.crs != grid.crs or not same_size:
-            return False
-        return _shift(image, self.grid(label)) == (0, 0)
+        return same_size and shift_between(*both) == (0, 0)
 
     def grid(self, path: Path | str) -> Grid:
         """The raster's own grid."""
@@ -137,30 +135,40 @@ class Rasters:
         )
         return self._read(path, band, window)
 
-    def strip(self, path: Path, first: int, last: int) -> np.ndarray:
-        """Band 1 of the rows first to last, over the whole width."""
-        return self._read(path, 1, Window(0, first, self.open(path).width, last - first))
+    def codes(self, path: Path, box: Box | tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+        """Return band 1 where the box, or the rows first to last, and the raster overlap; and where it says something:
+        nodata and what a mask leaves out do not."""
+        dataset = self.open(path)
+        if isinstance(box, Box):
+            height, width = min(box.side, dataset.height - box.row), min(box.side, dataset.width - box.column)
+            window = Window(box.column, box.row, width, height)
+        else:
+            window = Window(0, box[0], dataset.width, box[1] - box[0])
+        values, valid = self._pixels(path, [1], window)
+        return values[0], valid
 
     def window(self, path: Path, bands: list[int], window: Window) -> np.ndarray:
         """Bands [bands, rows, columns] of a window inside the raster, as stored: no band is taken for a mask."""
         return self._read(path, bands, window)
 
-    def image(self, path: Path, label: Path, box: Box) -> tuple[np.ndarray, np.ndarray]:
-        """Pixels [side, side, bands] in the raster's own type, 0 where there are none, and availability [side,
-        side]."""
+    def image(self, path: Path, label: Path, box: Box, nodata: float | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Pixels [side, side, bands] in the raster's own type, 0 where there are none, and availability [side, side].
+
+        `nodata` is one more value that stands for a hole, besides those that the file declares.
+        """
         bands = self.bands(path)
         pixels = np.zeros((box.side, box.side, len(bands)), self.open(path).dtypes[bands[0] - 1])
         available = np.zeros((box.side, box.side), bool)
         grid = self.grid(label)
         height, width = min(box.side, grid.height - box.row), min(box.side, grid.width - box.column)
         self.is_aligned(path, label)  # raises where nothing says how the two lie
-        values, valid = self.on_grid(path, grid, Window(box.column, box.row, width, height))
+        values, valid = self.on_grid(path, grid, Window(box.column, box.row, width, height), nodata=nodata)
         available[:height, :width] = valid
         pixels[:height, :width] = np.moveaxis(values, 0, -1)
         return pixels, available
 
     def on_grid(
-        self, path: Path | str, grid: Grid, window: Window, bands: Sequence[int] = ()
+        self, path: Path | str, grid: Grid, window: Window, bands: Sequence[int] = (), nodata: float | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
         """Values [bands, rows, columns] of a window of the grid in the raster's own type, 0 where there are none,
         and availability [rows, columns].
@@ -173,52 +181,69 @@ class Rasters:
         rows, columns = int(window.height), int(window.width)
         values = np.zeros((len(bands), rows, columns), image.dtypes[bands[0] - 1])
         valid = np.zeros((rows, columns), bool)
-        shift = (0, 0) if image.crs is None or grid.crs is None else _shift(image, grid)
-        if shift is None:
-            return self._warped(path, bands, grid, window)
+        both = self.grid(path).beside(grid)
+        shift = shift_between(*both) if both else (0, 0)
+        if both and shift is None:
+            return self._warped(path, bands, both, window, nodata)
+        assert shift is not None
         first_row, first_column = int(window.row_off) - shift[0], int(window.col_off) - shift[1]
         top, left = max(0, first_row), max(0, first_column)
         bottom, right = min(image.height, first_row + rows), min(image.width, first_column + columns)
         if top < bottom and left < right:
             inside = (slice(top - first_row, bottom - first_row), slice(left - first_column, right - first_column))
-            read, valid[inside] = self._pixels(path, bands, Window(left, top, right - left, bottom - top))
+            read, valid[inside] = self._pixels(path, bands, Window(left, top, right - left, bottom - top), nodata)
             values[:, *inside] = np.where(valid[inside], read, np.zeros((), values.dtype))
         return values, valid
 
-    def _pixels(self, path: Path | str, bands: list[int], window: Window) -> tuple[np.ndarray, np.ndarray]:
+    def _pixels(
+        self, path: Path | str, bands: list[int], window: Window, nodata: float | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Values [bands, rows, columns] of the raster's own pixels, and where they are data: nodata, mask, alpha and
         NaN are not."""
         dataset = self.open(path)
         values = self._read(path, bands, window)
         valid = np.isfinite(values).all(0)
+        if (extreme := overflows(values)).any():
+            self._overflowed |= not all(
+                is_nodata(values[i][extreme[i]], dataset.nodatavals[b - 1]).all() for i, b in enumerate(bands)
+            )
+            valid &= ~extreme.any(0)
         # GDAL takes an alpha band of some types for data, so it is read as the band that it is.
         for band in set(dataset.indexes) - set(self.bands(path)):
             valid &= self._read(path, band, window) > 0
         if MaskFlags.per_dataset in dataset.mask_flag_enums[bands[0] - 1]:
             valid &= self._read(path, bands[0], window, mask=True) > 0
-        nodata = dataset.nodatavals[bands[0] - 1]
-        if nodata is not None and not np.isnan(nodata):
-            if np.issubdtype(values.dtype, np.floating):
-                nodata = values.dtype.type(nodata)
-            missing = values == nodata
-            # 0 in one band of several is a dark pixel, not a hole; any other nodata value in one band spoils the pixel.
-            valid &= ~(missing.all(0) if nodata == 0 else missing.any(0))
+        nodatas = [dataset.nodatavals[band - 1] for band in bands]
+        missing = np.stack([is_nodata(band, value) for band, value in zip(values, nodatas, strict=True)])
+        # A pixel is a hole where every band says so. A value that no brightness has spoils it in one band already.
+        spoilt = [not is_brightness(values.dtype, value) for value in nodatas]
+        valid &= ~(missing.all(0) | missing[spoilt].any(0))
+        if nodata is not None:
+            valid &= ~is_nodata(values, nodata).any(0)
         return values, valid
 
-    def _warped(self, path: Path | str, bands: list[int], grid: Grid, window: Window) -> tuple[np.ndarray, np.ndarray]:
-        image = self.open(path)
+    def _warped(
+        self, path: Path | str, bands: list[int], both: tuple[Grid, Grid], window: Window, nodata: float | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        image, (own, grid) = self.open(path), both
         dtype, shape = np.dtype(image.dtypes[bands[0] - 1]), (int(window.height), int(window.width))
-        source, density = self._source_window(image, grid, window)
+        try:
+            source, density = self._source_window(own, grid, window)
+        except (CPLE_BaseError, RasterioError) as error:
+            raise InputError(
+                f"{path} is in {crs_name(own)} and is to be laid over a grid in {crs_name(grid)}, which PROJ cannot do "
+                f"({_reason(error)}). If the two are one CRS, write it into both (gdal_edit.py -a_srs EPSG:...)."
+            ) from error
         if source is None:
             return np.zeros((len(bands), *shape), dtype), np.zeros(shape, bool)
         if source.width * source.height > LARGEST_SOURCE and max(shape) > 1:
-            parts = [self._warped(path, bands, grid, part) for part in _halves(window)]
+            parts = [self._warped(path, bands, both, part, nodata) for part in _halves(window)]
             axis = 1 if shape[0] >= shape[1] else 2
             return np.concatenate([p[0] for p in parts], axis), np.concatenate([p[1] for p in parts], axis - 1)
-        values, valid = self._pixels(path, bands, source)
+        values, valid = self._pixels(path, bands, source, nodata)
         place = {
             "src_transform": image.window_transform(source),
-            "src_crs": image.crs,
+            "src_crs": own.crs,
             "dst_transform": window_transform(window, grid.transform),
             "dst_crs": grid.crs,
         }
@@ -242,7 +267,7 @@ class Rasters:
         return warped.astype(dtype), available
 
     @staticmethod
-    def _source_window(image: DatasetReader, grid: Grid, window: Window) -> tuple[Window | None, float]:
+    def _source_window(image: Grid, grid: Grid, window: Window) -> tuple[Window | None, float]:
         """Return the pixels of a raster that a window of the grid needs, and how many there are along one of the grid.
 
         None where the two do not touch.
@@ -250,12 +275,12 @@ class Rasters:
         edge = np.linspace(0.0, 1.0, 17)
         across = np.concatenate((edge, edge, np.zeros(17), np.ones(17))) * window.width + window.col_off
         down = np.concatenate((np.zeros(17), np.ones(17), edge, edge)) * window.height + window.row_off
-        x, y, _ = _matrix(grid) @ (across, down, np.ones_like(down))
+        x, y, _ = matrix_of(grid) @ (across, down, np.ones_like(down))
         points = np.array(transform(grid.crs, image.crs, x, y))
         points = points[:, np.isfinite(points).all(0)]
         if not points.size:
             return None, 0.0
-        columns, rows, _ = np.linalg.inv(_matrix(image)) @ (*points, np.ones(points.shape[1]))
+        columns, rows, _ = np.linalg.inv(matrix_of(image)) @ (*points, np.ones(points.shape[1]))
         density = float(max(np.ptp(columns) / window.width, np.ptp(rows) / window.height))
         margin = 2 + density
         left, top = max(0, int(columns.min() - margin)), max(0, int(rows.min() - margin))
@@ -282,34 +307,6 @@ class Rasters:
         return values
 
 
-def decibels(values: np.ndarray, available: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """10 log10 of intensities [..., bands] as float32, and where they are: values of 0 and less become not
-    available."""
-    positive = available & (values > 0).all(-1)
-    return (10 * np.log10(np.where(positive[..., None], values, 1).astype(np.float64))).astype(np.float32), positive
-
-
-def as_stored(values: np.ndarray, available: np.ndarray, modality: Modality) -> tuple[np.ndarray, np.ndarray]:
-    """Return values [..., bands] of a sensor's files as its data set holds them, and where they are: in decibels where
-    the modality says so, then clipped."""
-    if modality.log:
-        values, available = decibels(values, available)
-    if modality.clip:
-        values = np.clip(values, *modality.clip).astype(values.dtype)
-    return values, available
-
-
-def _shift(image: DatasetReader, grid: Grid) -> tuple[int, int] | None:
-    """Row and column of the grid at which the raster's first pixel lies; None where its pixels are not the grid's."""
-    if image.crs != grid.crs:
-        return None
-    place = np.linalg.inv(_matrix(grid)) @ _matrix(image)
-    column, row = round(place[0, 2]), round(place[1, 2])
-    # In pixels at the far corner.
-    offset = (place - ((1, 0, column), (0, 1, row), (0, 0, 1))) * (image.width, image.height, 1)
-    return (row, column) if np.abs(offset).max() < 0.01 else None
-
-
 def _halves(window: Window) -> tuple[Window, Window]:
     """The window in two, along its longer side."""
     if window.height >= window.width:
@@ -323,11 +320,6 @@ def _halves(window: Window) -> tuple[Window, Window]:
         Window(window.col_off, window.row_off, first, window.height),
         Window(window.col_off + first, window.row_off, window.width - first, window.height),
     )
-
-
-def _matrix(dataset: DatasetReader | Grid) -> np.ndarray:
-    """3 x 3 matrix from (column, row, 1) to coordinates."""
-    return np.array(dataset.transform, np.float64).reshape(3, 3)
 
 
 def _reason(error: BaseException) -> str:

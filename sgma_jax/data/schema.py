@@ -139,6 +139,8 @@ class Example(NamedTuple):
     """uint8 [tile, tile]: class codes and IGNORE."""
     id: str
     """Unique in its split; says where the tile comes from."""
+    notes: tuple[str, ...] = ()
+    """Oddities for the manifest, which counts the tiles of each; not stored with the record."""
 
 
 def to_record(example: Example, schema: Schema) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import numpy as np
 from rasterio.crs import CRS
 from rasterio.transform import Affine
 
-from sgma_jax.data.rasters import Grid
+from sgma_jax.data.grid import Grid
 from sgma_jax.errors import InputError
 from sgma_jax.prediction.geotiff import Contents, write_geotiff
 from sgma_jax.prediction.layers import layers_from_json

@@ -19,7 +19,8 @@ from rasterio.enums import ColorInterp
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window
 
-from sgma_jax.data.rasters import CACHE_MB, Grid
+from sgma_jax.data.grid import Grid
+from sgma_jax.data.rasters import CACHE_MB
 from sgma_jax.errors import InputError
 from sgma_jax.prediction.layers import Band
 from sgma_jax.prediction.parts import fsync_folder, writable

@@ -6,13 +6,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from rasterio._err import CPLE_BaseError
 from rasterio.crs import CRS
 from rasterio.errors import CRSError, RasterioError
 from rasterio.transform import Affine, from_origin
 from rasterio.warp import calculate_default_transform, transform_bounds
 from rasterio.windows import Window
 
-from sgma_jax.data.rasters import Grid, Rasters
+from sgma_jax.data.grid import Grid
+from sgma_jax.data.rasters import Rasters
 from sgma_jax.errors import InputError
 
 File = Path | str
@@ -34,9 +36,15 @@ def reference_grid(
     """
     grids = [(file, rasters.grid(file)) for files in modalities.values() for file in files]
     first, grid = next((f, g) for f, g in grids if f in modalities[reference])
-    if crs or resolution or bounds or len({g.crs is None for _, g in grids}) > 1 or grid.crs is None:
-        _check_places(first, grids, bool(crs or resolution or bounds))
-    if grid.crs is not None and len(modalities[reference]) > 1:
+    _check_places(grids, first, bool(crs or resolution or bounds))
+    if several := next((files for files in modalities.values() if len(files) > 1), ()):
+        for file in several:
+            if not rasters.grid(file).placed:
+                raise InputError(
+                    f"{file} does not say where it lies, and neither rows nor columns tell it of {len(several)} files. "
+                    f"Write its place into it (gdal_edit.py -a_srs EPSG:... -a_ullr ...)."
+                )
+    if len(modalities[reference]) > 1:
         grid = _union(grid, [g for f, g in grids if f in modalities[reference]])
     if not (crs or resolution or bounds):
         return grid
@@ -73,20 +81,25 @@ def reference_grid(
     )
 
 
-def _check_places(first: File, grids: Sequence[tuple[File, Grid]], needed: bool) -> None:
-    """Raise InputError where files without a CRS cannot be laid over the others."""
-    size = next(g for f, g in grids if f == first)
+def _check_places(grids: Sequence[tuple[File, Grid]], first: File, needed: bool) -> None:
+    """Raise InputError where files that do not say where they lie cannot be laid over the others."""
+    reference = next(grid for file, grid in grids if file == first)
+    if needed and reference.crs is None:
+        raise InputError(
+            f"{first} states no CRS, which --crs, --resolution and --bounds refer to. Write it into the file "
+            f"(gdal_edit.py -a_srs EPSG:...), or leave them out."
+        )
     for file, grid in grids:
-        if grid.crs is None and (
-            needed or size.crs is not None or (grid.height, grid.width) != (size.height, size.width)
-        ):
+        if not grid.placed and (needed or reference.placed or grid[2:] != reference[2:]):
             raise InputError(
-                f"{file} states no CRS, so it cannot be laid over a grid with one or of another size ({first}). "
-                "Write the CRS into it (gdal_edit.py -a_srs EPSG:...), or resample it to the same rows and columns."
+                f"{file} states no CRS and no place, so it cannot be laid over a grid with one or of another size "
+                f"({first}). Write its place into it (gdal_edit.py -a_srs EPSG:... -a_ullr ...), or resample it to the "
+                f"same rows and columns."
             )
-        if grid.crs is not None and size.crs is None:
+        if grid.placed and not reference.placed:
             raise InputError(
-                f"{first} states no CRS, but {file} does. Write the CRS into it (gdal_edit.py -a_srs EPSG:...)."
+                f"{first} states no CRS and no place, but {file} does. Write its place into it (gdal_edit.py -a_srs "
+                f"EPSG:... -a_ullr ...)."
             )
 
 
@@ -115,11 +128,13 @@ def _union(grid: Grid, others: Sequence[Grid]) -> Grid:
 def _on(grid: Grid, other: Grid) -> tuple[float, float, float, float]:
     """First row and column, last row and column of another grid's extent, in this grid's pixels; infinite where it
     cannot be said."""
-    if grid.crs is None or other.crs is None:
+    both = grid.beside(other)
+    if both is None:
         return 0.0, 0.0, other.height, other.width
+    grid, other = both
     try:
         left, bottom, right, top = transform_bounds(other.crs, grid.crs, *_bounds(other))
-    except (RasterioError, CRSError):
+    except (RasterioError, CRSError, CPLE_BaseError):
         left, bottom, right, top = (np.nan,) * 4
     if not np.isfinite((left, bottom, right, top)).all():
         return -np.inf, -np.inf, np.inf, np.inf

@@ -12,7 +12,7 @@ from rasterio.features import shapes
 from rasterio.transform import Affine
 from scipy import ndimage
 
-from sgma_jax.data.rasters import Grid
+from sgma_jax.data.grid import Grid
 from sgma_jax.errors import InputError
 
 MANY = 10_000

@@ -11,9 +11,12 @@ from typing import NamedTuple
 import numpy as np
 from rasterio.windows import Window
 
-from sgma_jax.data.rasters import Grid, Rasters, as_stored
-from sgma_jax.data.schema import DTYPES, Modality
+from sgma_jax.data.grid import Grid
+from sgma_jax.data.raster_checks import check_raster
+from sgma_jax.data.rasters import Rasters
+from sgma_jax.data.schema import Modality
 from sgma_jax.data.transforms import normalised
+from sgma_jax.data.values import as_stored
 from sgma_jax.errors import InputError
 from sgma_jax.prediction.grids import File, extent_on, touches
 from sgma_jax.prediction.windows import Tiling, reflect
@@ -158,31 +161,13 @@ def check_files(rasters: Rasters, source: ModalityFiles) -> None:
     it lies."""
     modality = source.modality
     for file in source.files:
-        dataset = rasters.open(file)
-        bands = list(source.bands) or rasters.bands(file)
-        if wrong := [b for b in bands if not 1 <= b <= dataset.count]:
-            raise InputError(
-                f"{file} has {dataset.count} bands, but --bands names band {wrong[0]} of {modality.name!r}. Correct it."
-            )
+        bands = check_raster(rasters, file, source.bands)
         if len(bands) != modality.bands:
             choice = ",".join(map(str, range(1, modality.bands + 1)))
             raise InputError(
                 f"{file} has {len(bands)} bands, but the run's sensor {modality.name!r} has {modality.bands}"
                 f"{_band_names(modality)}. "
                 f"Choose them with --bands {modality.name}={choice}, or give the right file."
-            )
-        if (dtype := dataset.dtypes[bands[0] - 1]) not in DTYPES:
-            raise InputError(
-                f"{file}: {modality.name!r} is of type {dtype}. Convert the raster to one of {', '.join(DTYPES)}."
-            )
-        if dataset.crs is None and (dataset.gcps[0] or dataset.rpcs):
-            raise InputError(
-                f"{file} has ground control points or RPCs only, no grid of its own. Warp it first (gdalwarp -r "
-                f"bilinear -t_srs EPSG:... IN OUT)."
-            )
-        if abs(dataset.transform.determinant) == 0:
-            raise InputError(
-                f"{file} has pixels of no size (its geotransform is singular). Correct it (gdal_edit.py -a_ullr ...)."
             )
 
 

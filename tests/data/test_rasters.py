@@ -10,8 +10,10 @@ from rasterio.crs import CRS
 from rasterio.transform import from_origin
 from rasterio.windows import Window
 
-from sgma_jax.data.rasters import Grid, Rasters, as_stored, decibels
+from sgma_jax.data.grid import Grid
+from sgma_jax.data.rasters import Rasters
 from sgma_jax.data.schema import Modality
+from sgma_jax.data.values import as_stored, decibels
 from sgma_jax.prediction.scene import ModalityFiles, Scene
 from sgma_jax.prediction.windows import Tiling
 from tests.prediction.local_scene import save

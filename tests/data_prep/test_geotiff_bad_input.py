@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+from rasterio.transform import Affine
 
 Write = Callable[..., Path]
 Run = Callable[..., tuple[int, str]]
@@ -105,8 +106,8 @@ CASES = {
         replace("c_dsm.tif", np.zeros((32, 32), np.int16)), ("c_dsm.tif", "int16", "float32", "a_dsm.tif")
     ),
     "another size and no CRS": Case(
-        replace("c_rgb.tif", np.ones((3, 16, 16), np.uint8), crs=None),
-        ("c_rgb.tif", "c_label.tif", "no CRS", "gdal_edit"),
+        replace("c_rgb.tif", np.ones((3, 16, 16), np.uint8), crs=None, transform=Affine.identity()),
+        ("c_rgb.tif", "c_label.tif", "does not say where it lies", "gdal_edit"),
     ),
     "a TIFF cut in its header": Case(cut("c_rgb.tif", 0.01), ("c_rgb.tif", "Restore")),
     "a TIFF cut in its pixels": Case(cut("c_rgb.tif", 0.7), ("c_rgb.tif", "cannot be read", "truncated")),

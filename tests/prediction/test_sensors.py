@@ -226,7 +226,7 @@ def test_a_much_finer_sensor_is_averaged_in_parts_as_at_once(tmp_path: Path, mon
 
 def test_files_that_cannot_be_placed_are_refused_with_a_way_out(tmp_path: Path) -> None:
     rgb = save(tmp_path / "rgb.tif", city(40, 40)["rgb"])
-    bare = save(tmp_path / "dsm.tif", city(30, 30)["dsm"], crs=None)
+    bare = save(tmp_path / "dsm.tif", city(30, 30)["dsm"], crs=None, transform=Affine.identity())
     with pytest.raises(InputError, match=r"dsm\.tif states no CRS.*gdal_edit"):
         predict(LocalModel(), {"rgb": rgb, "dsm": bare}, tmp_path / "map.tif")
     points = [
