@@ -23,7 +23,7 @@ from rich.text import Text
 
 from data_prep.cluster import BeamOptions, write_with_beam
 from data_prep.shards import Key, Plan, Shard, read_report, write_shard
-from data_prep.tallies import Statistics, Tally, with_statistics
+from data_prep.tallies import Statistics, Tally, oddities, with_statistics
 from data_prep.workers import write_in_processes
 from data_prep.workspace import check_target, publish, workspace
 from sgma_jax.data.schema import MANIFEST, SPLITS, Example, FileHash, Manifest, Schema, manifest_to_json
@@ -120,7 +120,7 @@ def convert(
             shards=tuple(
                 _file_hash(f"{BUILDER}/{p.name}", p) for p in sorted((finished / BUILDER).glob("*.array_record-*"))
             ),
-            findings=(*conversion.findings, *left_out, *empty, *constant),
+            findings=(*conversion.findings, *left_out, *empty, *constant, *oddities(summary.tallies, schema)),
         )
         (finished / MANIFEST).write_text(manifest_to_json(manifest), encoding="utf-8")
         publish(finished, out, folder / "previous")

@@ -13,13 +13,14 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import tyro
+from rasterio.io import DatasetReader
 
 from data_prep.builder import Conversion, convert
-from data_prep.labels import Tile, read_palette, survey_labels, tile_label
+from data_prep.labels import LabelRules, Tile, read_codes, read_palette, survey_labels, tile_label
 from data_prep.parallel import ParallelOptions, parallel_arguments
 from data_prep.scenes import LabelledScene, read_scenes
 from data_prep.tiling import check_tiling
@@ -50,8 +51,13 @@ class Options:
     overlap: int = 0
     """Pixels that neighbouring tiles share. In validation and test each labelled pixel still counts in one tile
     only."""
-    ignore: int = IGNORE
-    """Label value of pixels that are neither trained on nor scored; the label's nodata value is one too."""
+    codes: tuple[str, ...] = ()
+    """CODE=NAME for every class, such as 10=tree 20=shrub, where label values are not 0, 1, ...; or a CSV with the
+    columns code,name."""
+    ignore: tuple[int, ...] = (IGNORE,)
+    """Label values of pixels that are neither trained on nor scored; the label's nodata value is one too."""
+    nodata: tuple[str, ...] = ()
+    """SENSOR=VALUE: a number that stands for a hole, besides those that the files declare."""
     log_modalities: tuple[str, ...] = ()
     """Sensors stored as 10 log10 of their values (radar intensities); values of 0 and less become not available."""
     name: str = ""
@@ -73,11 +79,16 @@ def convert_rasters(options: Options) -> None:
     for name in options.log_modalities:
         if name not in names:
             raise InputError(f"--log-modalities names {name!r}, which is not among the modalities {', '.join(names)}.")
+    nodata = _nodata_of(options.nodata, names)
     with contextlib.closing(Rasters()) as rasters:
-        modalities = tuple(_modality(rasters, scenes, name, name in options.log_modalities) for name in names)
-        survey = survey_labels(
-            rasters, scenes, tile=options.tile, overlap=options.overlap, classes=options.classes, ignore=options.ignore
+        modalities = tuple(
+            dataclasses.replace(
+                _modality(rasters, scenes, name, name in options.log_modalities), nodata=nodata.get(name)
+            )
+            for name in names
         )
+        rules = LabelRules(options.tile, options.overlap, options.classes, options.ignore, read_codes(options.codes))
+        survey = survey_labels(rasters, scenes, rules)
         schema = Schema(
             name=options.name or options.source.resolve().stem,
             modalities=modalities,
@@ -88,14 +99,16 @@ def convert_rasters(options: Options) -> None:
         conversion = Conversion(
             schema=schema,
             keys=survey.tiles,
-            read=TileReader(rasters, tuple(scenes), schema, options.ignore),
+            read=TileReader(rasters, tuple(scenes), schema, rules),
             converter="data_prep.geotiff",
             options={
                 "modalities": list(names),
                 "classes": list(survey.classes),
                 "tile": options.tile,
                 "overlap": options.overlap,
-                "ignore": options.ignore,
+                "codes": list(options.codes),
+                "ignore": list(options.ignore),
+                "nodata": list(options.nodata),
                 "log_modalities": list(options.log_modalities),
                 "licence": options.licence,
             },
@@ -112,21 +125,30 @@ class TileReader:
     rasters: Rasters
     scenes: tuple[LabelledScene, ...]
     schema: Schema
-    ignore: int
+    rules: LabelRules
 
     def __call__(self, tile: Tile) -> Example | str:
         scene, side = self.scenes[tile.scene], self.schema.tile
         box = Box(tile.row.start, tile.column.start, side)
         images: dict[str, np.ndarray] = {}
+        notes: list[str] = []
         available = np.zeros((len(self.schema.modalities), side, side), bool)
         for row, modality in enumerate(self.schema.modalities):
             if modality.name in scene.images:
-                pixels, mask = self.rasters.image(scene.images[modality.name], scene.label, box)
+                pixels, mask = self.rasters.image(scene.images[modality.name], scene.label, box, modality.nodata)
                 images[modality.name], available[row] = as_stored(pixels, mask, modality)
+                if self.rasters.overflowed():
+                    notes.append(f"{modality.name} holds the lowest or largest number of its type, taken for a hole")
+                if modality.log and (pixels[mask] < 0).any():
+                    notes.append(
+                        f"{modality.name} has numbers below 0, taken for holes: no intensity is. Leave it out of "
+                        f"--log-modalities if it is in decibels already"
+                    )
         if not available.any():
             return "no sensor has a pixel in them"
-        label = tile_label(self.rasters, scene, tile, side, self.ignore)
-        return Example(images, available, label, f"{scene.id}/{tile.row.start:05d}_{tile.column.start:05d}")
+        label = tile_label(self.rasters, scene, tile, side, self.rules)
+        identity = f"{scene.id}/{tile.row.start:05d}_{tile.column.start:05d}"
+        return Example(images, available, label, identity, tuple(notes))
 
 
 def _modality(rasters: Rasters, scenes: Sequence[LabelledScene], name: str, log: bool) -> Modality:
@@ -135,6 +157,7 @@ def _modality(rasters: Rasters, scenes: Sequence[LabelledScene], name: str, log:
     Opens every file, so that a broken one is found before anything is written.
     """
     first: tuple[Path, int, str] | None = None
+    meaning: dict[str, tuple[Any, ...]] = {}
     for scene in scenes:
         if name not in scene.images:
             continue
@@ -150,6 +173,15 @@ def _modality(rasters: Rasters, scenes: Sequence[LabelledScene], name: str, log:
                 f"{first[0]}. "
                 "Make the files alike, or give them columns of their own."
             )
+        own = _meaning(dataset, bands)
+        # A file that does not state something contradicts nobody.
+        stated = {what: values for what, values in own.items() if any(value is not None for value in values)}
+        if different := next((what for what in stated if stated[what] != meaning.setdefault(what, stated[what])), None):
+            raise InputError(
+                f"{path}: the {different} of modality {name!r} are {_listed(own[different])} here, but "
+                f"{_listed(meaning[different])} in {first[0]}, so equal numbers mean different things. Make the files "
+                f"alike (gdal_translate -unscale, -b), or give them columns of their own."
+            )
         rasters.is_aligned(path, scene.label)  # raises where the two cannot be laid over each other
     if first is None:
         raise InputError(
@@ -159,6 +191,35 @@ def _modality(rasters: Rasters, scenes: Sequence[LabelledScene], name: str, log:
     if log:
         return Modality(name, first[1], "decibel", "float32", band_names=band_names, log=True)
     return Modality(name, first[1], unit, first[2], band_names=band_names)
+
+
+def _meaning(dataset: DatasetReader, bands: Sequence[int]) -> dict[str, tuple[Any, ...]]:
+    """Return what a file says that its bands mean."""
+    colours = tuple(dataset.colorinterp[band - 1].name for band in bands)
+    return {
+        "scales": tuple(dataset.scales[band - 1] for band in bands),
+        "offsets": tuple(dataset.offsets[band - 1] for band in bands),
+        "descriptions": tuple(dataset.descriptions[band - 1] for band in bands),
+        "colours": colours if set(colours) == {"red", "green", "blue"} else (),
+    }
+
+
+def _listed(values: Sequence[Any]) -> str:
+    return ", ".join("not stated" if value is None else str(value) for value in values) or "not stated"
+
+
+def _nodata_of(texts: Sequence[str], names: Sequence[str]) -> dict[str, float]:
+    """Return sensor -> number of texts such as "dsm=-9999"; InputError where one is none."""
+    found: dict[str, float] = {}
+    for text in texts:
+        name, _, value = text.partition("=")
+        if name not in names:
+            raise InputError(f"--nodata names {name!r}, which is not among the modalities {', '.join(names)}.")
+        try:
+            found[name] = float(value)
+        except ValueError:
+            raise InputError(f"--nodata is {text!r}; give SENSOR=NUMBER, such as dsm=-9999.") from None
+    return found
 
 
 def _source_files(rasters: Rasters, scenes: Sequence[LabelledScene], source: Path) -> dict[str, Path]:

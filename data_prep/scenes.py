@@ -92,6 +92,7 @@ def _read_manifest(path: Path, modalities: Sequence[str]) -> tuple[list[Labelled
     header, names = _read_header(path, table[0][1], modalities)
     scenes: list[LabelledScene] = []
     lines: dict[str, int] = {}
+    used: dict[Path, tuple[int, str | Path]] = {}
     for line, row in table[1:]:
         if len(row) != len(header):
             raise InputError(
@@ -105,6 +106,13 @@ def _read_manifest(path: Path, modalities: Sequence[str]) -> tuple[list[Labelled
                 f"own in a column 'id'."
             )
         lines[scene.id] = line
+        for raster in (scene.label, *scene.images.values()) if isinstance(scene.split, str) else ():
+            before, split = used.setdefault(raster.resolve(), (line, scene.split))
+            if split != scene.split:
+                raise InputError(
+                    f"{path}, line {line}: {raster} is in the split {scene.split} here and in {split} in line "
+                    f"{before}, so scores would be of pixels that were trained on. Give every file one split."
+                )
         scenes.append(scene)
     if not scenes:
         raise InputError(f"{path} has a header but no record. Add a line for each.")

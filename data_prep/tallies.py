@@ -5,12 +5,53 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from sgma_jax.data.schema import IGNORE, Example, Schema, SplitCounts
+from sgma_jax.data.values import FILLS, is_nodata
 from sgma_jax.errors import InputError
+
+
+class Numbers:
+    """Lowest, highest and suspicious numbers of one modality, over its available pixels."""
+
+    def __init__(self) -> None:
+        self.lowest, self.highest = math.inf, -math.inf
+        """Of the numbers that are no FILLS."""
+        self.fills: Counter[float] = Counter()
+        """Pixels by the number of FILLS that they hold."""
+
+    def add(self, pixels: np.ndarray) -> None:
+        """Count pixels [n, bands]."""
+        if not pixels.size:
+            return
+        usual = np.ones(pixels.shape, bool)
+        for fill in FILLS:
+            if (found := is_nodata(pixels, fill)).any():
+                self.fills[fill] += int(found.any(1).sum())
+                usual &= ~found
+        if usual.any():
+            self.lowest = min(self.lowest, float(pixels[usual].min()))
+            self.highest = max(self.highest, float(pixels[usual].max()))
+
+    def merge(self, other: Numbers) -> None:
+        """Add another shard's."""
+        self.lowest, self.highest = min(self.lowest, other.lowest), max(self.highest, other.highest)
+        self.fills.update(other.fills)
+
+    def findings(self, name: str, pixels: int) -> list[str]:
+        """Return what stands out: a fill far from all other numbers in more than a thousandth of the pixels [C]."""
+        reach = self.highest - self.lowest
+        return [
+            f"{name} is {fill:g} in {100 * count / pixels:.3g} % of its pixels, and otherwise between {self.lowest:g} "
+            f"and {self.highest:g}: it may stand for no data, which no file says; convert again with --nodata "
+            f"{name}={fill:g}"
+            for fill, count in sorted(self.fills.items())
+            if count > 0.001 * pixels and not self.lowest - reach <= fill <= self.highest + reach
+        ]
 
 
 class Tally:
@@ -23,6 +64,9 @@ class Tally:
         self._labels = np.zeros(IGNORE + 1, np.int64)
         self._records_available = np.zeros(len(schema.modalities), np.int64)
         self._pixels_available = np.zeros(len(schema.modalities), np.int64)
+        self.numbers = {name: Numbers() for name in schema.names}
+        self.notes: Counter[str] = Counter()
+        """Tiles by the oddity that they show."""
 
     def add(self, example: Example) -> None:
         """Count a record. InputError where its id is taken."""
@@ -38,6 +82,10 @@ class Tally:
         self._labels += labels
         self._records_available += pixels > 0
         self._pixels_available += pixels
+        self.notes.update(example.notes)
+        for (name, numbers), mask in zip(self.numbers.items(), example.available, strict=True):
+            if name in example.images:
+                numbers.add(example.images[name][mask])
 
     def merge(self, other: Tally) -> None:
         """Add the counts of another shard of the same split. InputError where the two share an id."""
@@ -47,6 +95,9 @@ class Tally:
         self._labels += other._labels
         self._records_available += other._records_available
         self._pixels_available += other._pixels_available
+        self.notes.update(other.notes)
+        for name, numbers in self.numbers.items():
+            numbers.merge(other.numbers[name])
 
     def _check_ids(self, ids: set[str]) -> None:
         if not self._ids.isdisjoint(ids):
@@ -63,6 +114,24 @@ class Tally:
             records_available=tuple(self._records_available.tolist()),
             pixels_available=tuple(self._pixels_available.tolist()),
         )
+
+
+def oddities(tallies: Mapping[str, Tally], schema: Schema) -> list[str]:
+    """Return what a person should know about the numbers and labels of all splits together."""
+    whole = Tally(schema)
+    for tally in tallies.values():
+        whole.notes.update(tally.notes)
+        whole._pixels_available += tally._pixels_available
+        for name, numbers in whole.numbers.items():
+            numbers.merge(tally.numbers[name])
+    found = [f"{count} tile{'s' if count > 1 else ''}: {note}" for note, count in sorted(whole.notes.items())]
+    for (name, numbers), pixels in zip(whole.numbers.items(), whole._pixels_available.tolist(), strict=True):
+        found += numbers.findings(name, pixels)
+    unseen = [name for name, n in zip(schema.classes, tallies["train"].counts().labelled_pixels, strict=True) if not n]
+    if unseen:
+        named = ", ".join(unseen[:8]) + (f" and {len(unseen) - 8} more" if len(unseen) > 8 else "")
+        found.append(f"no training pixel is of the class {named}: nothing can be learnt about it")
+    return found
 
 
 class Statistics:

@@ -48,6 +48,8 @@ class Modality:
     """True where the numbers are 10 log10 of those in the sensor's files: decibels of radar intensities."""
     clip: tuple[float, float] | None = None
     """Lowest and highest number that is stored; what lay outside was set to them."""
+    nodata: float | None = None
+    """A number that stands for a hole in the sensor's files, besides those that the files declare."""
 
     @property
     def type_text(self) -> str:
@@ -240,8 +242,8 @@ def manifest_to_json(manifest: Manifest) -> str:
     fields = dataclasses.asdict(manifest)
     # Sets were written before these fields were there, and checkpoints hold the hash of a set's text.
     for modality in fields["schema"]["modalities"]:
-        for name in ("band_names", "log", "clip"):
-            if not modality[name]:
+        for name, nothing in (("band_names", ()), ("log", False), ("clip", None), ("nodata", None)):
+            if modality[name] == nothing:
                 del modality[name]
     return json.dumps({"format": FORMAT, "version": VERSION, **fields}, indent=1, ensure_ascii=False) + "\n"
 

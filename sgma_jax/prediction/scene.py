@@ -93,7 +93,7 @@ class Scene:
         for file in source.files:
             if not touches(self._extents[file], window):
                 continue
-            read, seen = self._rasters().on_grid(file, self.grid, window, source.bands)
+            read, seen = self._rasters().on_grid(file, self.grid, window, source.bands, source.modality.nodata)
             found, seen = as_stored(np.moveaxis(read, 0, -1), seen, source.modality)
             if not valid.any():
                 values, valid = found, seen

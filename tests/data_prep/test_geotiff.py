@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from rasterio.transform import Affine, from_origin
 from rasterio.warp import transform as warp_points
 
-from data_prep.labels import survey_labels, tile_label
+from data_prep.labels import LabelRules, survey_labels, tile_label
 from data_prep.scenes import LabelledScene
 from sgma_jax.data.rasters import Box, Rasters
 from sgma_jax.data.schema import IGNORE, read_manifest
@@ -92,11 +92,12 @@ def test_every_labelled_pixel_is_scored_in_exactly_one_tile(
     label[0, 0], split[0, 0] = 1, 1  # a scene without any training pixel is refused
     scene = LabelledScene("s", {}, write_raster(folder / "label.tif", label), write_raster(folder / "split.tif", split))
     rasters = Rasters()
-    survey = survey_labels(rasters, [scene], tile=tile, overlap=overlap, classes=(), ignore=255)
+    rules = LabelRules(tile, overlap, (), (255,), {})
+    survey = survey_labels(rasters, [scene], rules)
     for code, name in enumerate(("train", "validation", "test"), 1):
         times = np.zeros((height + tile, width + tile), int)
         for key in survey.tiles[name]:
-            kept = tile_label(rasters, scene, key, tile, 255) != IGNORE
+            kept = tile_label(rasters, scene, key, tile, rules) != IGNORE
             assert kept.any()
             times[key.row.start : key.row.start + tile, key.column.start : key.column.start + tile] += kept
         wanted = np.zeros_like(times)
