@@ -8,7 +8,6 @@ of the whole file.
 from __future__ import annotations
 
 import functools
-import operator
 
 import jax
 import jax.numpy as jnp
@@ -98,7 +97,11 @@ def encode(name: str, variables, x, available=None, train: bool = False):
     available = np.ones(x.shape[:3], bool) if available is None else available
     with jax.disable_jit():  # or the loops over blocks would be compiled
         return build_encoder(ENCODERS[name], FLOAT).apply(
-            variables, x, available, train, mutable=["batch_stats"] if train else False
+            jax.tree.map(jnp.asarray, variables),
+            jnp.asarray(x),
+            jnp.asarray(available),
+            train,
+            mutable=["batch_stats"] if train else False,
         )
 
 
@@ -124,14 +127,14 @@ def test_every_patch_embedding_and_block_of_pvt_v2_is_theirs(name: str) -> None:
         s = int(path[5])
         if path.endswith("patch"):
             module = pvt_v2.PatchEmbed(variant.channels[s], 7 if s == 0 else 3, pvt_v2.STRIDES[s], FLOAT)
-            mine = module.apply({"params": params[path]}, nhwc(given[0]))
+            mine = module.apply({"params": jax.tree.map(jnp.asarray, params[path])}, jnp.asarray(nhwc(given[0])))
             assert mine.shape[1:3] == tuple(out[1:])
         else:
             module = pvt_v2.Block(pvt_v2.HEADS[s], pvt_v2.REDUCTIONS[s], variant.mlp_ratios[s], FLOAT)
-            own = jax.tree.map(
-                operator.itemgetter(int(path.removeprefix(f"stage{s}_block"))), params[f"stage{s}_blocks"]
-            )
-            mine, _ = module.apply({"params": own}, given[0].numpy().reshape(1, given[1], given[2], -1), None)
+            number = int(path.removeprefix(f"stage{s}_block"))
+            own = jax.tree.map(lambda x, n=number: jnp.asarray(x[n]), params[f"stage{s}_blocks"])
+            x = jnp.asarray(given[0].numpy().reshape(1, given[1], given[2], -1))
+            mine, _ = module.apply({"params": own}, x, None)
         np.testing.assert_allclose(mine.reshape(out[0].shape), out[0].numpy(), **BLOCK, err_msg=path)
 
 
@@ -155,10 +158,10 @@ def test_every_block_of_resnet_is_theirs_in_evaluation_and_in_training(name: str
     assert len(seen) == sum(variant.depths)
     for s, b, given, out in seen:
         path, stride = f"stage{s}_block{b}", 2 if s and b == 0 else 1
-        x = nhwc(given)
-        mask = np.ones((x.shape[0], 1, *x.shape[1:3]), bool)
+        x = jnp.asarray(nhwc(given))
+        mask = jnp.ones((x.shape[0], 1, *x.shape[1:3]), bool)
         block = resnet.Block(resnet.WIDTHS[s], variant.bottleneck, stride, FLOAT)
-        held = {collection: tree[path] for collection, tree in variables.items()}
+        held = {collection: jax.tree.map(jnp.asarray, tree[path]) for collection, tree in variables.items()}
         mine, updates = block.apply(held, x, mask[:, 0], coarsen(mask, stride)[:, 0], train, mutable=["batch_stats"])
         np.testing.assert_allclose(mine, nhwc(out), **BLOCK, err_msg=path)
         expected = flatten_dict(after[path])

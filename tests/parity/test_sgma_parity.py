@@ -103,7 +103,8 @@ def fusion_at(channels: int, side: int, classes: int, norm: str):
     @jax.jit
     def run(params, features):
         def scalar(params, features):
-            out = model.apply({"params": params}, features, available, None, Drawn(drawn, drawn_available))
+            alone = Drawn(jnp.asarray(drawn), jnp.asarray(drawn_available))
+            out = model.apply({"params": params}, features, jnp.asarray(available), None, alone)
             return (out.features * weights).sum() + (out.second.features * weights).sum() + (
                 out.robustness**2
             ).sum(), out
@@ -152,20 +153,21 @@ def test_head_and_its_running_statistics_are_pytorchs() -> None:
     maps = [rng.normal(size=(3, *size, c)).astype(np.float32) for size, c in zip(sizes, channels, strict=True)]
     mask = rng.random((3, 9, 11)) < 0.7
     model = AllMlpHead(4, 24, 0.0, jnp.dtype("float32"))
-    variables = model.init(jax.random.key(0), maps, mask, False)
+    ours = ([jnp.asarray(m) for m in maps], jnp.asarray(mask))
+    variables = model.init(jax.random.key(0), *ours, False)
     stats = {
         "norm": {"mean": rng.normal(size=24).astype(np.float32), "var": rng.uniform(0.5, 2, 24).astype(np.float32)}
     }
-    variables = {"params": variables["params"], "batch_stats": stats}
+    variables = {"params": variables["params"], "batch_stats": jax.tree.map(jnp.asarray, stats)}
     module = load(torch_head.AllMlpHead(channels, 4, 24, 0.0), "head.", {k: {"head": v} for k, v in variables.items()})
     inputs = [tensor(channels_first(m)) for m in maps]
     close(
         module.eval()(inputs, tensor(mask)),
-        channels_first(model.apply(variables, maps, mask, False)),
+        channels_first(model.apply(variables, *ours, False)),
         1e-5,
         "evaluation",
     )
-    want, updates = model.apply(variables, maps, mask, True, mutable=["batch_stats"])
+    want, updates = model.apply(variables, *ours, True, mutable=["batch_stats"])
     close(module.train()(inputs, tensor(mask)), channels_first(want), 1e-5, "training")
     close(module.norm.running_mean, updates["batch_stats"]["norm"]["mean"], 1e-5, "running mean")
     close(module.norm.running_var, updates["batch_stats"]["norm"]["var"], 1e-5, "running variance")

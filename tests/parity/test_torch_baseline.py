@@ -6,6 +6,7 @@ import json
 import sys
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -104,7 +105,7 @@ def test_what_the_sampling_table_is_told_is_what_sgma_tells_it() -> None:
     rng = np.random.default_rng(0)
     sees = tuple(rng.random((4, 3, n, n)) < 0.6 for n in (8, 4, 2, 1))
     robustness = tuple(np.where(s, rng.random(s.shape), 0).astype(np.float32) for s in sees)
-    want = robustness_report(robustness, sees)
+    want = robustness_report(tuple(map(jnp.asarray, robustness)), tuple(map(jnp.asarray, sees)))
     got = sampling_report(
         Outputs(None, None, tuple(map(torch.from_numpy, robustness)), tuple(map(torch.from_numpy, sees)), None)
     )
