@@ -165,6 +165,7 @@ def shard_of(text: str) -> tuple[int, int]:
 
 def _predict_many(folder: Path, scenes: Sequence[SceneFiles], out_folder: Path, options: PredictOptions) -> None:
     """Write all scenes into a folder, each as ID.tif; those that fail are told at the end."""
+    from sgma_jax.prediction.assemble import identities
     from sgma_jax.prediction.parts import parts_folder
     from sgma_jax.prediction.predict import predict_scene
     from sgma_jax.runs.run import Run
@@ -177,6 +178,15 @@ def _predict_many(folder: Path, scenes: Sequence[SceneFiles], out_folder: Path, 
         raise InputError(
             f"--out is {out_folder}, which is no folder that can be written ({error.strerror}). Choose another."
         ) from error
+    outputs = {identity for scene in scenes for identity in identities(out_folder / f"{scene.id}.tif")}
+    for scene in scenes:
+        for given in scene.files.values():
+            for file in [given] if isinstance(given, Path | str) else given:
+                if outputs & set(identities(Path(file))):
+                    raise InputError(
+                        f"--out is {out_folder}, and a map there would replace {file}, which scene {scene.id} is made "
+                        f"from. Choose another folder."
+                    )
     run = Run(folder)
     failed = []
     for scene in scenes:

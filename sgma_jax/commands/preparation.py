@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-from pathlib import Path
 
 from absl import logging as absl_logging
 
@@ -15,5 +14,6 @@ def prepare_jax() -> None:
     # What goes wrong in Orbax's background threads is raised in the foreground too; their own log of it is noise.
     absl_logging.set_verbosity(absl_logging.FATAL)
     logging.getLogger("asyncio").setLevel(logging.CRITICAL + 1)
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "sgma_jax"
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
+    home = os.path.expanduser("~")  # "~" itself where a container's user has no home
+    if cache := os.environ.get("XDG_CACHE_HOME") or (f"{home}/.cache" if home != "~" else ""):
+        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", f"{cache}/sgma_jax")

@@ -92,6 +92,19 @@ class Rasters:
         while self._open:
             self._open.popitem()[1].close()
 
+    def files(self, path: Path | str) -> list[Path]:
+        """Return the files behind a raster on this machine: itself, masks and the like beside it, a VRT's sources."""
+        found: dict[Path, None] = {}
+        waiting = [path]
+        while waiting:
+            inner = waiting.pop()
+            for name in self.open(inner).files:
+                part = Path(name)
+                if part.is_file() and part not in found:
+                    found[part] = None
+                    waiting += [part] if part.suffix.lower() == ".vrt" and str(part) != str(inner) else []
+        return list(found)
+
     def overflowed(self) -> bool:
         """Return whether numbers that no measurement has (see `values.overflows`) were met since the last call."""
         found, self._overflowed = self._overflowed, False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +79,7 @@ def assemble(parts: Parts, out: Path, options: PredictOptions) -> list[Path]:
         write_polygons(path, (r[0] == code for r in rows("map")), grid, layers.classes[code], code)
         written.append(path)
     # Last, so that who finds the map finds the rest.
-    write_geotiff(out, grid, rows("map"), contents("map", colours=layers.palette))
+    write_geotiff(out, grid, rows("map"), contents("map", colours=layers.palette, names=layers.classes))
     parts.remove()
     return [out, *written]
 
@@ -109,13 +109,11 @@ def merge_shards(out: Path, options: PredictOptions) -> list[Path]:
 
 def check_outputs(out: Path, options: PredictOptions) -> None:
     """Raise InputError where a file could not be put in its place, before anything is computed."""
-    for flag, path in (
-        ("--out", out),
-        ("--probabilities", options.probabilities),
-        *(("--polygons", path) for path in options.polygons.values()),
-    ):
-        if path is None:
-            continue
+    before: dict[object, str] = {}
+    for flag, path in _outputs(out, options):
+        for identity in identities(path):
+            if before.setdefault(identity, flag) != flag:
+                raise InputError(f"{flag} is {path}, which is {before[identity]} too. Give every output its own file.")
         if not path.parent.is_dir():
             raise InputError(
                 f"{flag} is {path}: the folder {path.parent} does not exist. Create it, or choose another."
@@ -124,5 +122,32 @@ def check_outputs(out: Path, options: PredictOptions) -> None:
             raise InputError(f"{flag} is {path}, which is a folder; give a file.")
         if path.exists() and not options.overwrite:
             raise InputError(f"{flag} is {path}, which exists already. Choose another, or replace it with --overwrite.")
-        if flag != "--polygons" and path.suffix.lower() not in (".tif", ".tiff"):
+        if not flag.startswith("--polygons") and path.suffix.lower() not in (".tif", ".tiff"):
             raise InputError(f"{flag} is {path}; give a file that ends in .tif.")
+
+
+def check_inputs_stay(out: Path, options: PredictOptions, inputs: Iterable[Path]) -> None:
+    """Raise InputError where an output is a file that is read, by any name or link: also with --overwrite."""
+    read = {identity: path for path in inputs for identity in identities(path)}
+    for flag, path in _outputs(out, options):
+        if found := next((read[identity] for identity in identities(path) if identity in read), None):
+            raise InputError(
+                f"{flag} is {path}, which is read as {found}. Choose another file: an input is never replaced."
+            )
+
+
+def identities(path: Path) -> tuple[object, ...]:
+    """Return what tells a file whatever it is called: its place without links, and where it exists its number."""
+    place = Path(path).resolve()
+    try:
+        status = place.stat()
+    except OSError:
+        return (place,)
+    return place, (status.st_dev, status.st_ino)
+
+
+def _outputs(out: Path, options: PredictOptions) -> list[tuple[str, Path]]:
+    """Return flag and file of everything that is written."""
+    probabilities = [("--probabilities", Path(options.probabilities))] if options.probabilities else []
+    polygons = [(f"--polygons {name}", Path(path)) for name, path in options.polygons.items()]
+    return [("--out", out), *probabilities, *polygons]

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from xml.sax.saxutils import escape
 
 import numpy as np
 import rasterio
@@ -41,6 +42,8 @@ class Contents:
     """Tags of the whole file."""
     colours: Colours = ()
     """Colours of the values 0, 1, ... of band 1."""
+    names: Sequence[str] = ()
+    """Names of the same values, which QGIS shows."""
     cog: bool = False
     """The file is cloud-optimised, with overviews."""
     overviews: str = "MODE"
@@ -50,9 +53,10 @@ class Contents:
 def write_geotiff(path: Path, grid: Grid, rows: Iterable[np.ndarray], contents: Contents) -> None:
     """Write a tiled, compressed GeoTIFF of the grid from its rows [bands, some rows, width], top to bottom.
 
-    The same rows make the same bytes. The file appears under its name when it is whole and has been read back. As TIFF
-    knows colours in files of one band only, those of several are in NAME.aux.xml, where GDAL looks. A full disk leaves
-    what was there before.
+    The same rows make the same bytes. The file appears under its name when it is whole and has been read back. TIFF
+    knows no names of values, and colours in files of one band only, so they are in NAME.aux.xml, where GDAL looks. What
+    lay beside a file that is replaced (overviews, mask, statistics) goes with it. A full disk leaves what was there
+    before.
     """
     bands, colours = contents.bands, contents.colours
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tif")
@@ -103,8 +107,10 @@ def write_geotiff(path: Path, grid: Grid, rows: Iterable[np.ndarray], contents: 
             else:
                 os.replace(temporary, final)
             _sync(final)
-            if colours and len(bands) > 1:
-                _write_colours(auxiliary, colours)
+            for suffix in (".ovr", ".msk", ".msk.ovr", ".aux.xml"):
+                path.with_name(path.name + suffix).unlink(missing_ok=True)
+            if colours or contents.names:
+                _write_auxiliary(auxiliary, colours if len(bands) > 1 else (), contents.names)
             os.replace(final, path)
             fsync_folder(path.parent)
     finally:
@@ -147,11 +153,14 @@ def _check(path: Path, checksums: list[int]) -> None:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
 
-def _write_colours(path: Path, colours: Colours) -> None:
+def _write_auxiliary(path: Path, colours: Colours, names: Sequence[str]) -> None:
+    """Write what a TIFF cannot say of its first band, as GDAL's own file beside it."""
     entries = "".join(f'<Entry c1="{r}" c2="{g}" c3="{b}" c4="255" />' for r, g, b in colours)
+    table = f"<ColorInterp>Palette</ColorInterp><ColorTable>{entries}</ColorTable>" if colours else ""
+    categories = "".join(f"<Category>{escape(name)}</Category>" for name in names)
     text = (
-        f"<PAMDataset><PAMRasterBand "
-        f'band="1"><ColorInterp>Palette</ColorInterp><ColorTable>{entries}</ColorTable></PAMRasterBand></PAMDataset>\n'
+        f'<PAMDataset><PAMRasterBand band="1"><CategoryNames>{categories}</CategoryNames>{table}</PAMRasterBand>'
+        f"</PAMDataset>\n"
     )
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     temporary.write_text(text)

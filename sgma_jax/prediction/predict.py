@@ -14,7 +14,7 @@ from typing import Any
 
 from sgma_jax.data.rasters import CACHE_MB, Rasters
 from sgma_jax.errors import InputError
-from sgma_jax.prediction.assemble import assemble, check_outputs, grid_to_json
+from sgma_jax.prediction.assemble import assemble, check_inputs_stay, check_outputs, grid_to_json
 from sgma_jax.prediction.assemble import merge_shards as merge_shards
 from sgma_jax.prediction.grids import File, reference_grid
 from sgma_jax.prediction.layers import MapLayers, choose_layers
@@ -48,6 +48,7 @@ def predict_scene(
     check_outputs(out, options)
     polygon_files(options.polygons, run.config.data.classes)
     with open_scene(run, files, options) as scene:
+        check_inputs_stay(out, options, scene.inputs)
         model = windows_of(run, names, options.window or default_window(run), options.batch, options.robustness)
         return write_scene(model, scene, out, options)
 
@@ -84,7 +85,8 @@ def open_scene(run: Run, files: Mapping[str, File | Sequence[File]], options: Pr
             options.resolution,
             options.bounds,
         )
-        scene = Scene(found, grid)
+        inputs = [part for source in found for file in source.files for part in rasters.files(file)]
+        scene = Scene(found, grid, inputs)
     try:
         yield scene
     finally:

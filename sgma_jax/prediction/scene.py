@@ -48,8 +48,9 @@ class ModalityFiles:
 class Scene:
     """Modalities on a grid; may be read by many threads at once."""
 
-    def __init__(self, sources: Sequence[ModalityFiles], grid: Grid) -> None:
-        self.sources, self.grid = tuple(sources), grid
+    def __init__(self, sources: Sequence[ModalityFiles], grid: Grid, inputs: Sequence[Path] = ()) -> None:
+        """Take `inputs` as the files that are read, those behind a VRT too."""
+        self.sources, self.grid, self.inputs = tuple(sources), grid, tuple(inputs)
         self._local = threading.local()
         self._opened: list[Rasters] = []
         self._extents = {

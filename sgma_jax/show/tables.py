@@ -28,7 +28,7 @@ def print_evaluation(evaluation: Evaluation, console: Console | None = None) -> 
     Where the classes fit beside the scores they are columns; otherwise a second table has them as rows, for each
     sensor alone and for all together.
     """
-    console = console or Console()
+    console = console or Console(markup=False)
     if not console.is_terminal:
         console.width = max(console.width, PIPED_WIDTH)
     table = subset_table(evaluation)
@@ -125,13 +125,13 @@ def print_failures(found: Corruptions, console: Console | None = None) -> None:
     table.add_row("it is missing", *(percent(found.missing_wholly.get(modality)) for modality in found.modalities))
     for (kind, level), row in cells.items():
         table.add_row(f"{kind.replace('_', ' ')} {level:g}", *(row[modality] for modality in found.modalities))
-    (console or Console()).print(table)
+    (console or Console(markup=False)).print(table)
 
 
 def print_analysis(found: Analysis, console: Console | None = None) -> None:
     """Print what `sgma evaluate --analysis` found: how well classes part in each sensor's features, then who is
     robust where."""
-    console = console or Console()
+    console = console or Console(markup=False)
     table = Table(
         title=f"{found.split}: each sensor alone, features of the encoder > after fusion",
         title_justify="left",
@@ -167,7 +167,7 @@ def _change(before: float | None, after: float | None) -> str:
 def print_dataset(manifest: Manifest, folder: Path, console: Console | None = None) -> None:
     """Print what a converted set holds: records and pixels per split, each sensor's statistics, and what its
     converter found."""
-    console = console or Console()
+    console = console or Console(markup=False)
     schema, splits = manifest.schema, manifest.splits.values()
     table = Table(title=f"{schema.name}: {folder}", title_justify="left")
     table.add_column("")
@@ -218,4 +218,4 @@ def print_inspection(costs: Mapping[str, Any], console: Console | None = None) -
             f"{part['multiply_adds'] / 1e9:.3f} G",
             style="bold" if name == "total" else "",
         )
-    (console or Console()).print(table)
+    (console or Console(markup=False)).print(table)

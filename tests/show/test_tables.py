@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 from typing import Any
@@ -94,3 +95,10 @@ def test_a_full_bar_is_one_and_no_score_is_a_dash() -> None:
     assert bar(0.5, width=1).plain == "▌"
     assert bar(None).plain == ""
     assert percent(None) == "-"
+
+
+def test_names_with_square_brackets_are_shown_as_they_are() -> None:
+    text = io.StringIO()
+    with contextlib.redirect_stdout(text):
+        print_evaluation(_evaluation(["[bold]", "built [m2]", "other [/]"]))
+    assert all(name in text.getvalue() for name in ("[bold]", "built [m2]", "other [/]"))
