@@ -11,6 +11,8 @@ from pathlib import Path
 from data_prep.splits import WORDS
 from sgma_jax.errors import InputError
 
+SUFFIXES = (".tif", ".tiff", ".vrt", ".jp2", ".img")
+"""Rasters that are looked for in a folder, as `sgma predict` does."""
 RESERVED = ("label", "split", "split_raster", "id")
 SPLIT_WORDS = {word: split for word, split in WORDS.items() if split}
 """Values of the column `split`; a record that is in no split needs no line."""
@@ -43,7 +45,7 @@ def read_scenes(source: Path, modalities: Sequence[str]) -> tuple[list[LabelledS
 def _read_folder(folder: Path, modalities: Sequence[str]) -> tuple[list[LabelledScene], tuple[str, ...]]:
     rasters: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in (".tif", ".tiff") and not path.name.startswith("."):
+        if path.suffix.lower() in SUFFIXES and not path.name.startswith("."):
             if path.stem in rasters:
                 raise InputError(
                     f"{folder} has both {rasters[path.stem].name} and {path.name}: modality {path.stem!r} is named "
@@ -154,6 +156,16 @@ def _read_header(path: Path, header: list[str], modalities: Sequence[str]) -> tu
 def _read_row(path: Path, line: int, row: dict[str, str], names: Sequence[str]) -> LabelledScene:
     def raster(column: str) -> Path:
         found = path.parent / row[column]
+        if "://" in row[column] or row[column].startswith("/vsi"):
+            raise InputError(
+                f"{path}, line {line}, column {column!r}: {row[column]} is an address, and converters read files. "
+                f"Download it, or name a VRT that refers to it (gdalbuildvrt)."
+            )
+        if found.is_dir():
+            raise InputError(
+                f"{path}, line {line}, column {column!r}: {found} is a folder. Name a file; tiles become one by "
+                f"gdalbuildvrt."
+            )
         if not found.is_file():
             unknown = (
                 f" If {column!r} is no modality, remove the column or choose with --modalities."

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import errno
 import functools
+import io
 import logging
 import os
 import sys
 from collections.abc import Callable
+from typing import NoReturn
+
+REFUSALS = {
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP,
+}  # fmt: skip
+"""Errors of a file system that say that the path is not what the user takes it for."""
 
 
 class InputError(ValueError):
@@ -27,10 +34,14 @@ def is_disk_full(error: BaseException | None) -> bool:
 
 
 def one_line_errors(main: Callable[[], None]) -> Callable[[], None]:
-    """Wrap a command's main function so that an InputError or a full disk is one line and exit status 2."""
+    """Wrap a command's main function so that an InputError, a path that the file system refuses, or a full disk is one
+    line and exit status 2."""
 
     @functools.wraps(main)
     def wrapped() -> None:
+        for stream in (sys.stdout, sys.stderr):  # a terminal that lacks a letter gets "?" for it
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="replace")
         try:
             main()
             sys.stdout.flush()  # so that a reader that has gone is noticed here and not at the interpreter's exit
@@ -39,24 +50,35 @@ def one_line_errors(main: Callable[[], None]) -> Callable[[], None]:
         except BrokenPipeError:  # `sgma inspect ... | head`: the reader has gone, which is no error of ours
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise SystemExit(141) from None
+        except OSError as error:
+            if error.errno not in REFUSALS or not error.filename:
+                if is_disk_full(error):
+                    _end_on_full_disk(error)
+                raise
+            message = f"{error.filename}: {error.strerror}. Correct the path, or choose a place that can be written."
         except Exception as error:
             if not is_disk_full(error):
                 raise
-            where = getattr(error, "filename", None) or "the output folder"
-            print(
-                f"error: {where}: the disk is full, so nothing more was written. Free some space and run the same "
-                f"command again.",
-                file=sys.stderr,
-            )
-            # Orbax writes in the background, and each failed write would be told again behind our line, until the
-            # interpreter is gone: by logs, by threads' tracebacks, and by C++ code, which knows the descriptor only.
-            sys.stderr.flush()
-            logging.disable(logging.CRITICAL)
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-            raise SystemExit(2) from None
+            _end_on_full_disk(error)
         else:
             return
         print(f"error: {message}", file=sys.stderr)
         raise SystemExit(2)
 
     return wrapped
+
+
+def _end_on_full_disk(error: BaseException) -> NoReturn:
+    """Say so in one line, and end with status 2."""
+    where = getattr(error, "filename", None) or "the output folder"
+    print(
+        f"error: {where}: the disk is full, so nothing more was written. Free some space and run the same "
+        f"command again.",
+        file=sys.stderr,
+    )
+    # Orbax writes in the background, and each failed write would be told again behind our line, until the
+    # interpreter is gone: by logs, by threads' tracebacks, and by C++ code, which knows the descriptor only.
+    sys.stderr.flush()
+    logging.disable(logging.CRITICAL)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    raise SystemExit(2) from None

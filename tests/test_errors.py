@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from sgma_jax.errors import InputError, is_disk_full
+from sgma_jax.errors import InputError, is_disk_full, one_line_errors
 
 PROGRAM = """
 import errno, os, sys
@@ -96,7 +96,7 @@ def test_a_disk_that_really_is_full_is_recognised() -> None:
     ("body", "last"),
     [
         ('raise ValueError("a bug")', "ValueError: a bug"),
-        ('raise PermissionError(errno.EACCES, "not yours", "x")', "PermissionError: [Errno 13] not yours: 'x'"),
+        ('raise OSError(errno.EIO, "a bad disk", "x")', "OSError: [Errno 5] a bad disk: 'x'"),
         ("1 / 0", "ZeroDivisionError: division by zero"),
         ("raise KeyboardInterrupt", "KeyboardInterrupt"),
     ],
@@ -137,3 +137,32 @@ def test_a_reader_that_has_gone_is_no_error_of_ours(lines: int) -> None:
 @pytest.mark.parametrize("error", [None, ValueError("x"), OSError(errno.ENOENT, "no file"), InputError("x")])
 def test_other_errors_are_no_full_disk(error: BaseException | None) -> None:
     assert not is_disk_full(error)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        PermissionError(13, "Permission denied", "/there/x.png"),
+        FileNotFoundError(2, "No such file or directory", "/there/x.png"),
+        OSError(30, "Read-only file system", "/there/x.png"),
+    ],
+)
+def test_a_path_that_the_file_system_refuses_is_one_line(error: OSError, capsys: pytest.CaptureFixture[str]) -> None:
+    @one_line_errors
+    def main() -> None:
+        raise error
+
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 2
+    said = capsys.readouterr().err
+    assert said == f"error: /there/x.png: {error.strerror}. Correct the path, or choose a place that can be written.\n"
+
+
+def test_an_error_of_the_system_without_a_path_keeps_its_traceback() -> None:
+    @one_line_errors
+    def main() -> None:
+        raise OSError(13, "Permission denied")
+
+    with pytest.raises(OSError, match="denied"):
+        main()

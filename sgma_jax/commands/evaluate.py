@@ -41,6 +41,7 @@ def evaluate(arguments: list[str]) -> None:
     """`sgma evaluate RUN`: writes RUN/evaluation/<split>.json and prints the table."""
     own = parse(EvaluateArguments, arguments, "sgma evaluate")
     prepare_jax()
+    from sgma_jax.data.schema import MANIFEST
     from sgma_jax.evaluation.analysis import analyse
     from sgma_jax.evaluation.corruptions import evaluate_failures
     from sgma_jax.evaluation.evaluator import evaluate as score
@@ -57,6 +58,11 @@ def evaluate(arguments: list[str]) -> None:
     one_device_a_core(config.data.evaluation_batch_size)
     if own.data_path:
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, path=own.data_path))
+    if not (Path(config.data.path) / MANIFEST).is_file():
+        raise InputError(
+            f"{config.data.path}, where {own.run} was trained from, holds no converted data set. Say where it lies now "
+            f"with --data-path."
+        )
     run = Run(own.run, config)
     evaluation = score(run, split=own.split, pictures=own.pictures, missing=own.missing)
     print_evaluation(evaluation)

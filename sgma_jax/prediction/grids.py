@@ -67,6 +67,11 @@ def reference_grid(
     if not (np.isfinite((x, y)).all() and x > 0 and y > 0):
         raise InputError(f"--resolution is {x} {y}; give the positive width and height of a pixel in units of the CRS.")
     left, bottom, right, top = bounds or transform_bounds(grid.crs, target, *_bounds(grid))
+    if bounds is None and not (np.isfinite((left, bottom, right, top)).all() and left < right and bottom < top):
+        raise InputError(
+            f"{first} reaches from {left:g} to {right:g} in {target}, so it may lie across 180 degrees, where that CRS "
+            f"begins anew. Choose another --crs, such as the file's own."
+        )
     if not (np.isfinite((left, bottom, right, top)).all() and left < right and bottom < top):
         raise InputError(
             f"--bounds is {left} {bottom} {right} {top}; give left, bottom, right, top in units of the CRS, as "

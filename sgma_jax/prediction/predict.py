@@ -12,6 +12,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from sgma_jax.data.rasters import CACHE_MB, Rasters
 from sgma_jax.errors import InputError
 from sgma_jax.prediction.assemble import assemble, check_inputs_stay, check_outputs, grid_to_json
@@ -133,6 +135,7 @@ def write_scene(model: WindowModel, scene: Scene, out: Path, options: PredictOpt
             f"no sensor has a pixel within the map's bounds ({', '.join(outside)}); correct --bounds, --crs or the "
             f"files."
         )
+    strange = strange_values(scene, tiling)
     with open_parts(out, journal, options.resume, (number - 1, count), units) as parts:
         todo = [unit for unit in units if unit not in parts]
         with Progress(
@@ -147,6 +150,8 @@ def write_scene(model: WindowModel, scene: Scene, out: Path, options: PredictOpt
             )
             if outside:
                 progress.say(f"note: {', '.join(outside)} has no pixel on the map's grid; the others carry on")
+            for line in strange:
+                progress.say(line)
             if len(todo) < len(units):
                 progress.say(f"going on: {len(units) - len(todo)} of {len(units)} rows of windows are there")
             work = _Work(model, scene, tiling, layers, parts, progress, (len(units) - len(todo)) * tiling.columns)
@@ -155,6 +160,35 @@ def write_scene(model: WindowModel, scene: Scene, out: Path, options: PredictOpt
         if count > 1:
             return []
         return assemble(parts, out, options)
+
+
+def strange_values(scene: Scene, tiling: Tiling) -> list[str]:
+    """Return a line for each modality whose values look like another world than that of the run's training pixels.
+
+    [C] Looked at are nine windows, evenly spread. Told is a mean more than 3 standard deviations away, a spread more
+    than 5 times as large, and one of a twentieth around a mean that is more than one away.
+    """
+    sums = np.zeros((len(scene.sources), 3))
+    for row in np.unique(np.linspace(0, tiling.rows - 1, 3).round().astype(int)):
+        for column in np.unique(np.linspace(0, tiling.columns - 1, 3).round().astype(int)):
+            try:
+                seen = scene.read(tiling, int(row), int(column))
+            except InputError:  # told when its turn comes, after what can be computed
+                continue
+            for i, source in enumerate(scene.sources if seen else ()):
+                assert seen is not None
+                values = seen.images[source.modality.name][seen.available[i]].astype(np.float64)
+                sums[i] += values.size, values.sum(), np.square(values).sum()
+    lines = []
+    for source, (count, total, squares) in zip(scene.sources, sums, strict=True):
+        mean = total / max(count, 1)
+        spread = np.sqrt(max(squares / max(count, 1) - mean**2, 0.0))
+        if abs(mean) > 3 or spread > 5 or (abs(mean) > 1 and spread < 0.05):
+            lines.append(
+                f"note: {source.modality.name} is {abs(mean):.3g} standard deviations from what the run was trained "
+                f"on, with {spread:.2g} times its spread; look at the files' units, bands and type"
+            )
+    return lines
 
 
 @dataclass

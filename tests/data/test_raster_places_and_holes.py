@@ -89,24 +89,23 @@ def test_the_lowest_float64_as_nodata_of_float32_means_its_lowest_number(tmp_pat
 
 
 @pytest.mark.parametrize("internal", [True, False])
-@pytest.mark.parametrize("setting", [None, "EMPTY_DIR", "TRUE"])
+@pytest.mark.parametrize("setting", [{}, {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR"}])
 def test_a_mask_counts_for_images_and_codes_however_gdal_is_set_up(
-    tmp_path: Path, internal: bool, setting: str | None, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, internal: bool, setting: dict[str, str]
 ) -> None:
     mask = np.full((SIDE, SIDE), 255, np.uint8)
     mask[:5] = 0
     with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=internal):
         path = save(tmp_path / "a.tif", np.ones((SIDE, SIDE), np.uint8), mask=mask)
     assert (tmp_path / "a.tif.msk").exists() != internal
-    if setting:
-        monkeypatch.setenv("GDAL_DISABLE_READDIR_ON_OPEN", setting)
-    np.testing.assert_array_equal(read(path)[1], mask > 0)
-    rasters = Rasters()
-    for part in (Box(0, 0, SIDE), (0, SIDE)):
-        values, labelled = rasters.codes(path, part)
-        np.testing.assert_array_equal(labelled, mask > 0)
-        assert (values == 1).all()
-    rasters.close()
+    with rasterio.Env(**setting):
+        np.testing.assert_array_equal(read(path)[1], mask > 0)
+        rasters = Rasters()
+        for part in (Box(0, 0, SIDE), (0, SIDE)):
+            values, labelled = rasters.codes(path, part)
+            np.testing.assert_array_equal(labelled, mask > 0)
+            assert (values == 1).all()
+        rasters.close()
 
 
 @pytest.mark.parametrize("crs", [(None, None), (None, "EPSG:32632"), ("EPSG:32632", None)])

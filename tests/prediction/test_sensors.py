@@ -248,3 +248,16 @@ def test_files_that_cannot_be_placed_are_refused_with_a_way_out(tmp_path: Path) 
     with pytest.raises(InputError, match=r"no sensor has a pixel"):
         predict(LocalModel(("rgb",)), {"rgb": rgb}, tmp_path / "map.tif", bounds=(0, 0, 10, 10))
     assert not (tmp_path / "map.tif").exists()
+
+
+@pytest.mark.parametrize(
+    ("factor", "offset", "told"), [(1, 0, False), (1 / 255, 0, True), (40, 0, True), (1, 400, True), (1, 20, False)]
+)
+def test_values_of_another_world_than_the_runs_are_told(
+    factor: float, offset: float, told: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = city(96, 96)["rgb"].astype(np.float32) * np.float32(factor) + np.float32(offset)
+    predict(LocalModel(("rgb",)), {"rgb": save(tmp_path / "rgb.tif", values)}, tmp_path / "map.tif")
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: rgb is")]
+    assert len(lines) == told
+    assert all("standard deviations from what the run was trained on" in line for line in lines)
