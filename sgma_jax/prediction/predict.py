@@ -7,6 +7,7 @@ import dataclasses
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -135,7 +136,9 @@ def write_scene(model: WindowModel, scene: Scene, out: Path, options: PredictOpt
             f"no sensor has a pixel within the map's bounds ({', '.join(outside)}); correct --bounds, --crs or the "
             f"files."
         )
-    strange = strange_values(scene, tiling)
+    # In a thread of its own: GDAL keeps an error, and hands it to the next call of the same thread.
+    with ThreadPoolExecutor(1) as pool:
+        strange = pool.submit(strange_values, scene, tiling).result()
     with open_parts(out, journal, options.resume, (number - 1, count), units) as parts:
         todo = [unit for unit in units if unit not in parts]
         with Progress(
@@ -174,7 +177,7 @@ def strange_values(scene: Scene, tiling: Tiling) -> list[str]:
             try:
                 seen = scene.read(tiling, int(row), int(column))
             except InputError:  # told when its turn comes, after what can be computed
-                continue
+                return []
             for i, source in enumerate(scene.sources if seen else ()):
                 assert seen is not None
                 values = seen.images[source.modality.name][seen.available[i]].astype(np.float64)
