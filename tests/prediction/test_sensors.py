@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -261,3 +262,42 @@ def test_values_of_another_world_than_the_runs_are_told(
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: rgb is")]
     assert len(lines) == told
     assert all("standard deviations from what the run was trained on" in line for line in lines)
+
+
+def test_several_files_that_do_not_say_where_they_lie_are_refused(tmp_path: Path) -> None:
+    for number in range(2):
+        save(tmp_path / "tiles" / f"{number}.tif", city(40, 40)["dsm"], crs=None, transform=Affine.identity())
+    with pytest.raises(InputError, match=r"0\.tif does not say where it lies.* 2 files"):
+        predict(LocalModel(("dsm",)), {"dsm": tmp_path / "tiles"}, tmp_path / "map.tif")
+
+
+def test_files_without_crs_lie_where_their_geotransforms_say(tmp_path: Path) -> None:
+    values = city(64, 64)["dsm"]
+    whole = predict(LocalModel(("dsm",)), {"dsm": save(tmp_path / "whole.tif", values)}, tmp_path / "a.tif", overlap=32)
+    for number, part in enumerate((values[:, :24], values[:, 24:])):
+        place = from_origin(EAST, NORTH - 24 * number, 1, 1)
+        save(tmp_path / "tiles" / f"{number}.tif", part, crs=None, transform=place)
+    tiles = predict(LocalModel(("dsm",)), {"dsm": tmp_path / "tiles"}, tmp_path / "b.tif", overlap=32)
+    np.testing.assert_array_equal(bands(tiles), bands(whole))
+
+
+def test_a_hole_that_the_run_knows_of_is_one_in_its_scenes(tmp_path: Path) -> None:
+    values = city(96, 96)["dsm"]
+    declared, silent = values.copy(), values.copy()
+    declared[:, :40] = silent[:, :40] = -9999
+    model = LocalModel(("dsm",))
+    expected = predict(model, {"dsm": save(tmp_path / "a.tif", declared, nodata=-9999)}, tmp_path / "a_map.tif")
+    knowing = LocalModel(("dsm",))
+    knowing.labels = dataclasses.replace(
+        knowing.labels, modalities=tuple(dataclasses.replace(m, nodata=-9999.0) for m in knowing.labels.modalities)
+    )
+    found = predict(knowing, {"dsm": save(tmp_path / "b.tif", silent)}, tmp_path / "b_map.tif")
+    np.testing.assert_array_equal(bands(found), bands(expected))
+    assert (bands(found)[0, :30] == 255).all()
+
+
+def test_a_map_of_a_scene_across_180_degrees_is_refused_in_words_about_the_scene(tmp_path: Path) -> None:
+    place = from_origin(820_000 - 64 * 60, 8_020_000, 60, 60)
+    scene = save(tmp_path / "dsm.tif", city(128, 128)["dsm"], crs="EPSG:32760", transform=place)
+    with pytest.raises(InputError, match=r"dsm\.tif reaches from .* across 180 degrees.*another --crs"):
+        predict(LocalModel(("dsm",)), {"dsm": scene}, tmp_path / "map.tif", crs="EPSG:4326")
