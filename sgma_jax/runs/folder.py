@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from etils import epath
@@ -38,6 +42,28 @@ def prepare_run(folder: Path, config: TrainConfig) -> None:
     if is_writer():
         write_atomically(path, to_json(config).encode())
     wait_for_all("wrote the run's configuration")
+
+
+@contextlib.contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Hold a run's folder for this process, which must be the one that writes; InputError where another trains into it.
+
+    The system lets go when the process ends in any way. A file system that knows no locks is no obstacle.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(
+                f"another process is training into {folder}. Wait until it ends, or choose another --workdir."
+            ) from error
+        except OSError:
+            pass
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def read_config(folder: Path) -> TrainConfig:

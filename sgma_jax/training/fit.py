@@ -23,7 +23,7 @@ from sgma_jax.evaluation.metrics import score_line
 from sgma_jax.interop.pretrained import read_pretrained, start_from, write_provenance
 from sgma_jax.models.network import make_model
 from sgma_jax.runs.checkpoints import Checkpoints, Keep, Restored, newest_step
-from sgma_jax.runs.folder import fetch_copies, keep_copies, prepare_run
+from sgma_jax.runs.folder import fetch_copies, held, keep_copies, prepare_run
 from sgma_jax.runs.metrics_log import MetricsLog, read_metrics
 from sgma_jax.runs.names import METRICS_FILE
 from sgma_jax.runs.provenance import log_start
@@ -94,8 +94,8 @@ def train(
     several processes all call this alike, and one of them writes what is no checkpoint. Raises InputError for a
     configuration or data set that does not fit, before anything is written.
     """
-    with Preemption() as preemption, Watchdog(stall_seconds) as alive:
-        session = _set_up(config, workdir, resume)
+    with Preemption() as preemption, Watchdog(stall_seconds) as alive, contextlib.ExitStack() as holding:
+        session = _set_up(config, workdir, resume, holding)
         with contextlib.ExitStack() as stack:
             log = stack.enter_context(MetricsLog(workdir, session.start or None)) if is_writer() else None
             progress = stack.enter_context(
@@ -172,12 +172,14 @@ def _loop(session: _Session, voices: _Voices, stop: int, preemption: Preemption,
             reports.restart_clock()
 
 
-def _set_up(config: TrainConfig, workdir: Path, resume: bool) -> _Session:
-    """Check everything, write the run's small files, and make or restore the state."""
+def _set_up(config: TrainConfig, workdir: Path, resume: bool, holding: contextlib.ExitStack) -> _Session:
+    """Check everything, write the run's small files, and make or restore the state; `holding` keeps the run's lock."""
     check(config)
     mesh = make_mesh(config.fsdp, config.space)
     source, validation = _open_data(config, mesh)
     news = []
+    if is_writer():
+        holding.enter_context(held(workdir))
     if fetch_copies(workdir, config):
         news.append(f"{workdir} was not there: its files are those that {config.storage} has copies of.")
     # A run that goes on has its weights in its checkpoint, and needs the file no more.
