@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import glob
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -14,6 +12,7 @@ from pathlib import Path
 
 from sgma_jax.data.schema import FORMAT, MANIFEST
 from sgma_jax.errors import InputError, is_disk_full
+from sgma_jax.files import locked
 
 LOCK = "lock"
 
@@ -47,7 +46,7 @@ def workspace(out: Path) -> Iterator[Path]:
         out.parent.mkdir(parents=True, exist_ok=True)
         for stale in out.parent.glob(f"{glob.escape(prefix)}*"):
             with contextlib.suppress(OSError):
-                with _locked(stale):
+                with locked(stale / LOCK):
                     pass  # nobody's, and nobody but another cleaner would want it
                 shutil.rmtree(stale)  # after the lock's file is closed, which NFS would keep under another name
         folder = Path(tempfile.mkdtemp(prefix=prefix, dir=out.parent))
@@ -63,7 +62,7 @@ def workspace(out: Path) -> Iterator[Path]:
             # Some network file systems know no locks. No other run gets one there either, so each leaves the other's
             # folder alone.
             with contextlib.suppress(OSError):
-                stack.enter_context(_locked(folder))
+                stack.enter_context(locked(folder / LOCK))
             yield folder
         whole = True
     finally:
@@ -72,18 +71,6 @@ def workspace(out: Path) -> Iterator[Path]:
             for parent in created:  # innermost first
                 with contextlib.suppress(OSError):
                     parent.rmdir()
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock; OSError where another process has it, or where the file system has no locks."""
-    # A file open for writing, because NFS locks neither a folder nor what is only read.
-    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def publish(finished: Path, out: Path, previous: Path) -> None:

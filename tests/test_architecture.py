@@ -70,6 +70,7 @@ IN_DATA_PREP = (
     "sgma_jax.data.rasters",
     "sgma_jax.data.raster_checks",
     "sgma_jax.errors",
+    "sgma_jax.files",
     "sgma_jax.flags",
     "sgma_jax.config",
     "sgma_jax.show.tables",

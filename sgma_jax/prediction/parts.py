@@ -4,7 +4,6 @@ from."""
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import io
 import json
 import os
@@ -17,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from sgma_jax.errors import InputError, is_disk_full
-from sgma_jax.files import write_atomically
+from sgma_jax.files import locked, write_atomically
 
 JOURNAL = "journal.json"
 
@@ -78,14 +77,15 @@ def open_parts(
     folder, journal = parts_folder(out), json.loads(json.dumps(journal))
     with writable(folder):
         folder.mkdir(exist_ok=True)
-        lock = (folder / f"lock_{shard[0]}_{shard[1]}").open("w")
-    with lock:
+    with contextlib.ExitStack() as holding:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+            holding.enter_context(locked(folder / f"lock_{shard[0]}_{shard[1]}"))
+        except BlockingIOError as error:
             raise InputError(
                 f"{out}: another process is predicting it right now. Wait for it, or choose another --out."
             ) from error
+        except OSError:  # a file system that knows no locks is no obstacle
+            pass
         found = _read_journal(folder)
         if found is not None and found != journal:
             changed = sorted(k for k in found.keys() | journal.keys() if found.get(k) != journal.get(k))

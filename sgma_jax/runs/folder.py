@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,8 +11,8 @@ from etils import epath
 from sgma_jax.config import MAY_CHANGE, TrainConfig, differences, from_json, to_json
 from sgma_jax.distributed import from_writer, is_writer, wait_for_all
 from sgma_jax.errors import InputError
-from sgma_jax.files import write_atomically
-from sgma_jax.runs.names import CHECKPOINTS, CONFIG_FILE, METRICS_FILE, SCHEMA_FILE, STARTS_FILE
+from sgma_jax.files import locked, write_atomically
+from sgma_jax.runs.names import CHECKPOINTS, CONFIG_FILE, LOCK, METRICS_FILE, SCHEMA_FILE, STARTS_FILE
 
 COPIED = (CONFIG_FILE, SCHEMA_FILE, METRICS_FILE, STARTS_FILE)
 """Files of a run of which `config.storage` keeps a copy."""
@@ -51,10 +49,9 @@ def held(folder: Path) -> Iterator[None]:
     The system lets go when the process ends in any way. A file system that knows no locks is no obstacle.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            stack.enter_context(locked(folder / LOCK))
         except BlockingIOError as error:
             raise InputError(
                 f"another process is training into {folder}. Wait until it ends, or choose another --workdir."
@@ -62,8 +59,6 @@ def held(folder: Path) -> Iterator[None]:
         except OSError:
             pass
         yield
-    finally:
-        os.close(descriptor)
 
 
 def read_config(folder: Path) -> TrainConfig:
