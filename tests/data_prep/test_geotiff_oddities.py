@@ -63,6 +63,14 @@ def test_an_undeclared_fill_is_told_with_its_share_and_taken_out_where_it_is_nam
     assert read_manifest(tmp_path / "out").schema.modalities[0].nodata == fill
 
 
+def test_a_fill_in_a_thousandth_of_the_pixels_is_not_worth_a_word(convert: Any) -> None:
+    values = heights(-9999.0, rows=0)
+    values[0, 0] = -9999
+    assert not [finding for finding in convert(dsm=values)[2] if finding.startswith("dsm")]
+    values[0, 1] = -9999
+    assert [finding for finding in convert(dsm=values)[2] if finding.startswith("dsm is -9999 in 0.195 %")]
+
+
 def test_a_number_among_the_others_is_no_fill(convert: Any) -> None:
     values = np.random.default_rng(1).integers(-20_000, 20_000, (SIDE, SIDE)).astype(np.int16)
     values[:8] = -9999

@@ -160,6 +160,11 @@ def test_bad_arguments_are_one_line(tiny_run: Path, scene: Path, sgma: Command, 
     assert_one_line(sgma("predict", tiny_run, "--sensor", rgb, *out, "--grid", "dsm"), "--grid names 'dsm'")
     assert_one_line(sgma("predict", tiny_run, "--sensor", rgb, *out, "--polygons", "lake=a.gpkg"), "no class 'lake'")
     assert_one_line(sgma("predict", "--merge", *out), "nothing to merge")
+    (tmp_path / "scenes.csv").write_text(f"id,rgb\nrgb,{scene / 'rgb.tif'}\n")
+    before = (scene / "rgb.tif").read_bytes()
+    into = ("--scenes", tmp_path / "scenes.csv", "--out", scene, "--overwrite")
+    assert_one_line(sgma("predict", tiny_run, *into), f"would replace {scene / 'rgb.tif'}", "another folder")
+    assert (scene / "rgb.tif").read_bytes() == before
     assert not (tmp_path / "map.tif.parts").exists()
 
 

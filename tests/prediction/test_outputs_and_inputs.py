@@ -78,8 +78,10 @@ def test_what_lay_beside_a_map_goes_when_it_is_replaced(tmp_path: Path, confiden
     statistics = '<Metadata><MDI key="STATISTICS_MAXIMUM">123</MDI></Metadata></PAMRasterBand>'
     auxiliary.write_text(auxiliary.read_text().replace("</PAMRasterBand>", statistics))
     assert out.with_name("map.tif.ovr").exists()
+    save(tmp_path / "mask.tif", np.zeros((128, 128), np.uint8)).rename(out.with_name("map.tif.msk"))
     predict(model, {"dsm": new}, out, confidence=confidence, overwrite=True)
     assert not out.with_name("map.tif.ovr").exists()
+    assert not out.with_name("map.tif.msk").exists()
     with rasterio.open(out) as file:
         assert "STATISTICS_MAXIMUM" not in file.tags(1)
         assert not file.overviews(1)
