@@ -38,7 +38,7 @@ def show(arguments: list[str]) -> None:
 
     manifest = read_manifest(own.folder)
     source = open_source(own.folder, own.split)
-    out = own.out or Path(f"{manifest.schema.name}_{own.split}.png")
+    out = own.out or Path(f"{manifest.schema.name.replace('/', '_')}_{own.split}.png")
     if not out.parent.is_dir():
         raise InputError(f"--out: the folder {out.parent} does not exist. Create it, or choose another.")
     count = min(own.n, len(source))

@@ -17,6 +17,9 @@ from sgma_jax.data.rasters import Rasters
 from sgma_jax.data.schema import DTYPES
 from sgma_jax.errors import InputError
 
+LOOK = 256
+"""Rows and columns of an alpha band that are looked at."""
+
 
 def check_raster(rasters: Rasters, path: Path | str, chosen: Sequence[int] = ()) -> list[int]:
     """Return the numbers of a sensor's bands in a file: those `chosen`, all but alpha by default.
@@ -52,7 +55,20 @@ def check_raster(rasters: Rasters, path: Path | str, chosen: Sequence[int] = ())
             f"{path} is a palette image: its numbers are places in a table of colours, no brightness. Expand it "
             f"(gdal_translate -expand rgb IN OUT)."
         )
+    for band in () if chosen else set(dataset.indexes) - set(bands):
+        if not _is_mask(dataset, band):
+            raise InputError(
+                f"{path}: band {band} is marked as alpha, but holds other values than a mask's two. If it is data, say "
+                f"so (gdal_edit.py -colorinterp_{band} undefined {Path(path).name})."
+            )
     return bands
+
+
+def _is_mask(dataset: DatasetReader, band: int) -> bool:
+    """Return whether a band, looked at coarsely, holds 0 and one other value, but for a hundredth: soft edges [C]."""
+    shape = (min(dataset.height, LOOK), min(dataset.width, LOOK))
+    _, counts = np.unique(dataset.read(band, out_shape=shape), return_counts=True)
+    return bool(np.sort(counts)[:-2].sum() <= 0.01 * counts.sum())
 
 
 def check_place(dataset: DatasetReader, path: Path | str) -> None:

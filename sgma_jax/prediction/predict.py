@@ -171,7 +171,7 @@ def strange_values(scene: Scene, tiling: Tiling) -> list[str]:
     [C] Looked at are nine windows, evenly spread. Told is a mean more than 3 standard deviations away, a spread more
     than 5 times as large, and one of a twentieth around a mean that is more than one away.
     """
-    sums = np.zeros((len(scene.sources), 3))
+    sums = [np.zeros((3, source.modality.bands)) for source in scene.sources]
     for row in np.unique(np.linspace(0, tiling.rows - 1, 3).round().astype(int)):
         for column in np.unique(np.linspace(0, tiling.columns - 1, 3).round().astype(int)):
             try:
@@ -181,15 +181,17 @@ def strange_values(scene: Scene, tiling: Tiling) -> list[str]:
             for i, source in enumerate(scene.sources if seen else ()):
                 assert seen is not None
                 values = seen.images[source.modality.name][seen.available[i]].astype(np.float64)
-                sums[i] += values.size, values.sum(), np.square(values).sum()
+                sums[i] += np.full(values.shape[1], len(values)), values.sum(0), np.square(values).sum(0)
     lines = []
     for source, (count, total, squares) in zip(scene.sources, sums, strict=True):
-        mean = total / max(count, 1)
-        spread = np.sqrt(max(squares / max(count, 1) - mean**2, 0.0))
-        if abs(mean) > 3 or spread > 5 or (abs(mean) > 1 and spread < 0.05):
+        means = total / np.maximum(count, 1)
+        spreads = np.sqrt(np.maximum(squares / np.maximum(count, 1) - means**2, 0.0))
+        far = np.abs(means)
+        if ((far > 3) | (spreads > 5) | ((far > 1) & (spreads < 0.05))).any():
+            band = int(np.argmax(np.maximum(far, spreads)))
             lines.append(
-                f"note: {source.modality.name} is {abs(mean):.3g} standard deviations from what the run was trained "
-                f"on, with {spread:.2g} times its spread; look at the files' units, bands and type"
+                f"note: {source.modality.name} is {far[band]:.3g} standard deviations from what the run was trained "
+                f"on, with {spreads[band]:.2g} times its spread; look at the files' units, bands and type"
             )
     return lines
 

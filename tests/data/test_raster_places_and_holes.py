@@ -160,6 +160,11 @@ def of_alpha_alone(folder: Path) -> Path:
     return path
 
 
+def of_infrared_as_alpha(folder: Path) -> Path:
+    values = np.random.default_rng(0).integers(0, 200, (4, SIDE, SIDE)).astype(np.uint8)
+    return save(folder / "a.tif", values, photometric="RGB", alpha="YES")
+
+
 def of_control_points(folder: Path) -> Path:
     points = [GroundControlPoint(r, c, 10 + c, 50 - r) for r, c in ((0, 0), (0, SIDE), (SIDE, 0), (SIDE, SIDE))]
     path = folder / "a.tif"
@@ -186,6 +191,7 @@ def placed(numbers: str) -> Callable[[Path], Path]:
         (of_a_palette, r"a\.tif is a palette image.*gdal_translate -expand"),
         (of_pages, r"a\.tif holds 2 rasters.*gdalbuildvrt -separate"),
         (of_alpha_alone, r"a\.tif has an alpha band and nothing else"),
+        (of_infrared_as_alpha, r"a\.tif: band 4 is marked as alpha, but.*gdal_edit\.py -colorinterp_4 undefined"),
         (of_control_points, r"a\.tif has ground control points.*gdalwarp"),
         (placed("500000,0,0,5000000,0,-1"), r"stack\.vrt has pixels of no size.*gdal_edit"),
         (placed("nan,1,0,5000000,0,-1"), r"stack\.vrt lies nowhere.*gdal_edit"),
@@ -198,4 +204,12 @@ def test_a_raster_that_cannot_be_meant_as_it_is_is_refused_by_name(
     rasters = Rasters()
     with pytest.raises(InputError, match=says):
         check_raster(rasters, make(tmp_path))
+    rasters.close()
+
+
+def test_an_alpha_band_with_soft_edges_is_a_mask(tmp_path: Path) -> None:
+    values = np.full((4, 100, 100), 9, np.uint8)
+    values[3], values[3, :, :50], values[3, :90, 50] = 255, 0, 128
+    rasters = Rasters()
+    assert check_raster(rasters, save(tmp_path / "a.tif", values, photometric="RGB", alpha="YES")) == [1, 2, 3]
     rasters.close()
