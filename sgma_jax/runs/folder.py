@@ -46,8 +46,10 @@ def prepare_run(folder: Path, config: TrainConfig) -> None:
 def held(folder: Path) -> Iterator[None]:
     """Hold a run's folder for this process, which must be the one that writes; InputError where another trains into it.
 
-    The system lets go when the process ends in any way. A file system that knows no locks is no obstacle.
+    The system lets go when the process ends in any way. A file system that knows no locks is no obstacle. A folder
+    that was not there, and that nothing was written into, is gone afterwards.
     """
+    fresh = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
         try:
@@ -58,7 +60,12 @@ def held(folder: Path) -> Iterator[None]:
             ) from error
         except OSError:
             pass
-        yield
+        try:
+            yield
+        finally:
+            if fresh and [path.name for path in folder.iterdir()] == [LOCK]:
+                (folder / LOCK).unlink()
+                folder.rmdir()
 
 
 def read_config(folder: Path) -> TrainConfig:
