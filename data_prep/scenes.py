@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_prep.splits import WORDS
+from sgma_jax.data.rasters import SUFFIXES
 from sgma_jax.errors import InputError
 
-SUFFIXES = (".tif", ".tiff", ".vrt", ".jp2", ".img")
-"""Rasters that are looked for in a folder, as `sgma predict` does."""
 RESERVED = ("label", "split", "split_raster", "id")
 SPLIT_WORDS = {word: split for word, split in WORDS.items() if split}
 """Values of the column `split`; a record that is in no split needs no line."""

@@ -28,14 +28,18 @@ class Numbers:
         """Count pixels [n, bands]."""
         if not pixels.size:
             return
-        usual = np.ones(pixels.shape, bool)
-        for fill in FILLS:
+        fills: tuple[float, ...] = FILLS
+        if np.issubdtype(pixels.dtype, np.integer):  # bytes hold none of them, and are most of what is converted
+            limits = np.iinfo(pixels.dtype)
+            fills = tuple(fill for fill in FILLS if limits.min <= fill <= limits.max)
+        usual = pixels
+        for fill in fills:
             if (found := is_nodata(pixels, fill)).any():
                 self.fills[fill] += int(found.any(1).sum())
-                usual &= ~found
-        if usual.any():
-            self.lowest = min(self.lowest, float(pixels[usual].min()))
-            self.highest = max(self.highest, float(pixels[usual].max()))
+                usual = usual[~is_nodata(usual, fill)]
+        if usual.size:
+            self.lowest = min(self.lowest, float(usual.min()))
+            self.highest = max(self.highest, float(usual.max()))
 
     def merge(self, other: Numbers) -> None:
         """Add another shard's."""

@@ -50,16 +50,12 @@ def one_line_errors(main: Callable[[], None]) -> Callable[[], None]:
         except BrokenPipeError:  # `sgma inspect ... | head`: the reader has gone, which is no error of ours
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise SystemExit(141) from None
-        except OSError as error:
-            if error.errno not in REFUSALS or not error.filename:
-                if is_disk_full(error):
-                    _end_on_full_disk(error)
+        except Exception as error:
+            if is_disk_full(error):
+                _end_on_full_disk(error)
+            if not (isinstance(error, OSError) and error.errno in REFUSALS and error.filename):
                 raise
             message = f"{error.filename}: {error.strerror}. Correct the path, or choose a place that can be written."
-        except Exception as error:
-            if not is_disk_full(error):
-                raise
-            _end_on_full_disk(error)
         else:
             return
         print(f"error: {message}", file=sys.stderr)

@@ -27,6 +27,8 @@ from sgma_jax.data.grid import Grid, crs_name, matrix_of, shift_between
 from sgma_jax.data.values import is_brightness, is_nodata, overflows
 from sgma_jax.errors import InputError
 
+SUFFIXES = (".tif", ".tiff", ".vrt", ".jp2", ".img")
+"""Suffixes of the files that converters and prediction take from a folder."""
 OPEN_FILES = 64
 """Files kept open: a file laid out in strips would be decoded anew for every tile of a row if it were closed between
 them."""

@@ -13,16 +13,13 @@ from rasterio.windows import Window
 
 from sgma_jax.data.grid import Grid
 from sgma_jax.data.raster_checks import check_raster
-from sgma_jax.data.rasters import Rasters
+from sgma_jax.data.rasters import SUFFIXES, Rasters
 from sgma_jax.data.schema import Modality
 from sgma_jax.data.transforms import normalised
 from sgma_jax.data.values import as_stored
 from sgma_jax.errors import InputError
 from sgma_jax.prediction.grids import File, extent_on, touches
 from sgma_jax.prediction.windows import Tiling, reflect
-
-SUFFIXES = (".tif", ".tiff", ".vrt", ".jp2", ".img")
-"""Suffixes of the files that are taken from a folder of tiles."""
 
 
 class WindowData(NamedTuple):
